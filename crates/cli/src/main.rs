@@ -1,0 +1,2 @@
+//! The `unwrong` binary.
+fn main() {}

@@ -1,0 +1,1 @@
+//! SDXL's networks, their weights and LoRA files.

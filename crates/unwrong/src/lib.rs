@@ -1,0 +1,1 @@
+//! Request to picture: SDXL base, refiner and LoRA in one library.
