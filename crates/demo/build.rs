@@ -18,9 +18,7 @@ fn main() -> io::Result<()> {
 
     let mut source = String::from("&[\n");
     for name in names.iter().filter(|name| is_embedded(name)) {
-        let path = root.join(name);
-        writeln!(source, "    ({name:?}, aligned!({path:?})),")
-            .expect("a String takes every write");
+        writeln!(source, "    embed!({name:?}),").expect("a String takes every write");
     }
     source.push(']');
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets it"));
