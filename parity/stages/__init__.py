@@ -1,0 +1,1 @@
+"""One module per stage of the flow; each writes its goldens from an oracle."""
