@@ -1,0 +1,215 @@
+//! What can go wrong between a request and a picture.
+//!
+//! One enum for the crate. Every message says what was found, where, and what was
+//! expected; [`Error::hint`] is the way out where there is one, and
+//! [`Error::is_request_error`] is the line between "ask differently" (exit code 1,
+//! HTTP 4xx) and "something broke" (exit code 2, HTTP 5xx).
+
+use std::io;
+use std::path::PathBuf;
+
+/// Shorthand for results of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What can go wrong between a request and a picture.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A side of the picture that the VAE's factor of 8 does not divide.
+    #[error("{field} is {value}, which is not a multiple of 8")]
+    SizeNotAligned {
+        /// `width` or `height`.
+        field: &'static str,
+        /// What the request says.
+        value: u32,
+    },
+
+    /// A number outside what makes sense, infinities and NaN included.
+    #[error("`{field}` is {value}, expected {min} to {max}")]
+    OutOfRange {
+        /// The request's field.
+        field: &'static str,
+        /// What the request says.
+        value: f64,
+        /// Smallest accepted value.
+        min: f64,
+        /// Largest accepted value.
+        max: f64,
+    },
+
+    /// A name that is not in the list of names.
+    #[error("`{field}` is `{value}`, expected one of: {expected}")]
+    UnknownName {
+        /// The request's field.
+        field: &'static str,
+        /// What the request says.
+        value: String,
+        /// The names, separated by commas.
+        expected: &'static str,
+    },
+
+    /// Text that is not of the form its field has.
+    #[error("`{value}` is not {expected}")]
+    Malformed {
+        /// What the request says.
+        value: String,
+        /// The form, with an example.
+        expected: &'static str,
+    },
+
+    /// More text than any prompt needs; each 75 tokens cost a chunk of memory.
+    #[error("`{field}` has {bytes} bytes, expected at most {limit}")]
+    PromptTooLong {
+        /// `prompt` or `negative_prompt`.
+        field: &'static str,
+        /// Its length.
+        bytes: usize,
+        /// The longest accepted.
+        limit: usize,
+    },
+
+    /// The last picture of the series would need a seed above the largest.
+    #[error("seed {seed} with count {count} runs past the largest seed, {}", u64::MAX)]
+    SeedOverflow {
+        /// The first seed.
+        seed: u64,
+        /// How many pictures.
+        count: u32,
+    },
+
+    /// Anything else that the request asks and that cannot be: found while planning.
+    #[error("{problem}")]
+    Request {
+        /// What was found, where, and what was expected.
+        problem: String,
+        /// The way out.
+        hint: Option<String>,
+    },
+
+    /// A scheduler config that asks for something this crate does not compute.
+    #[error(
+        "the scheduler config has `{option}: {value}`, which is not supported; expected {expected}"
+    )]
+    SchedulerOption {
+        /// The key in `scheduler_config.json`.
+        option: &'static str,
+        /// Its value there.
+        value: String,
+        /// What would be accepted.
+        expected: &'static str,
+    },
+
+    /// A file name whose ending names no picture format.
+    #[error("`{}` does not say a picture format, expected a name that ends in .png, .webp, .jpg or .jpeg", path.display())]
+    UnknownFormat {
+        /// The name.
+        path: PathBuf,
+    },
+
+    /// The file is there already and the user did not say to replace it.
+    #[error("`{}` exists", path.display())]
+    FileExists {
+        /// The file.
+        path: PathBuf,
+    },
+
+    /// A file that is not the picture it should be.
+    #[error("`{}` cannot be read as a picture: {problem}", path.display())]
+    NotAPicture {
+        /// The file.
+        path: PathBuf,
+        /// What was found in it.
+        problem: String,
+    },
+
+    /// A picture without our request in it.
+    #[error("`{}` carries no request of unwrong", path.display())]
+    NoRequestInPicture {
+        /// The file.
+        path: PathBuf,
+    },
+
+    /// A picture that does not fit into the format of the file.
+    #[error("the picture does not fit into {format}: {problem}")]
+    Encode {
+        /// `PNG`, `WebP` or `JPEG`.
+        format: &'static str,
+        /// What does not fit.
+        problem: String,
+    },
+
+    /// The operating system refused a file.
+    #[error("cannot {action} `{}`", path.display())]
+    Io {
+        /// A verb: `read`, `write`, `create`.
+        action: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+
+    /// Someone who watches the progress said stop.
+    #[error("cancelled")]
+    Cancelled,
+
+    /// Numbers that are not finite where a picture should be.
+    #[error("{what} are not finite numbers")]
+    NotFinite {
+        /// Plural: `the latents after the base`, `the decoded pixels`.
+        what: &'static str,
+    },
+
+    /// A tensor operation failed.
+    #[error(transparent)]
+    Tensor(#[from] candle_core::Error),
+}
+
+impl Error {
+    /// One sentence on what to do next, where there is something to do.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::SizeNotAligned { value, .. } => {
+                let above = value.checked_next_multiple_of(8).unwrap_or(u32::MAX - 7);
+                Some(format!("try {above}"))
+            }
+            Self::PromptTooLong { .. } => Some("keep what the picture shows".to_owned()),
+            Self::SeedOverflow { count, .. } => {
+                Some(format!("try a seed up to {}", u64::MAX - u64::from(count.saturating_sub(1))))
+            }
+            Self::Request { hint, .. } => hint.clone(),
+            Self::FileExists { .. } => {
+                Some("give another name, or `--force` to replace it".to_owned())
+            }
+            Self::NoRequestInPicture { .. } => {
+                Some("`unwrong metadata` prints what the picture does carry".to_owned())
+            }
+            Self::NotFinite { .. } => Some(
+                "the model may overflow in half precision: try another VAE with `--vae`".to_owned(),
+            ),
+            _ => None,
+        }
+    }
+
+    /// Whether asking differently helps (exit code 1), or something broke (exit code 2).
+    #[must_use]
+    pub fn is_request_error(&self) -> bool {
+        match self {
+            Self::SizeNotAligned { .. }
+            | Self::OutOfRange { .. }
+            | Self::UnknownName { .. }
+            | Self::Malformed { .. }
+            | Self::PromptTooLong { .. }
+            | Self::SeedOverflow { .. }
+            | Self::Request { .. }
+            | Self::UnknownFormat { .. }
+            | Self::FileExists { .. }
+            | Self::NotAPicture { .. }
+            | Self::NoRequestInPicture { .. } => true,
+            // A name that is not there was mistyped; a disk that fails was not.
+            Self::Io { source, .. } => source.kind() == io::ErrorKind::NotFound,
+            _ => false,
+        }
+    }
+}

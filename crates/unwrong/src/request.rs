@@ -1,0 +1,467 @@
+//! What the user wrote: the one struct behind CLI, HTTP body and picture metadata.
+//!
+//! Stage 1 of the flow. Absent is not zero and not empty: every field that the user
+//! may leave out is an `Option`, and the defaults are filled in where the model is
+//! known, in the plan. [`GenerateRequest::check`] refuses everything that can be
+//! refused without a model.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+
+/// Longest accepted prompt in bytes, about 200 chunks of 75 tokens.
+pub const MAX_PROMPT_BYTES: usize = 64 * 1024;
+
+/// Most pictures in one request.
+pub const MAX_COUNT: u32 = 10_000;
+
+/// One wish: a prompt, and whatever the user chose to say beyond it.
+///
+/// ```
+/// use unwrong::request::GenerateRequest;
+///
+/// let request: GenerateRequest =
+///     serde_json::from_str(r#"{"prompt": "a red apple", "size": "512x512", "seed": 0}"#)?;
+/// request.check()?;
+/// assert_eq!(request.seed, Some(0));
+/// assert_eq!(request.negative_prompt, None);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GenerateRequest {
+    /// What the picture shows.
+    pub prompt: String,
+    /// What it should not show. Absent is not the same as empty: the unconditional
+    /// embeddings of an absent one follow the model's config.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub negative_prompt: Option<String>,
+
+    /// Name or path of the model; absent means the default one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// Name or path of the refiner, or `none`; absent means the model's own, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refiner: Option<String>,
+    /// Path of a VAE that replaces the model's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vae: Option<String>,
+    /// LoRA files on the base, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub loras: Vec<LoraRequest>,
+    /// The method in one field: the model's wrong-LoRA at this scale, and `wrong` in
+    /// front of the negative prompt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wrong: Option<f64>,
+    /// The wrong-LoRA to use with `wrong`, in place of the model's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wrong_lora: Option<String>,
+
+    /// Seed of the first picture; absent means a random one. 0 is a seed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u64>,
+    /// How many pictures; picture `k` has seed `seed + k`. Absent means 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub count: Option<u32>,
+    /// Denoising steps of base and refiner together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub steps: Option<u32>,
+    /// Weight of classifier-free guidance; 1 and below mean none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guidance_scale: Option<f64>,
+    /// Size of the picture in pixels.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<Size>,
+    /// The sampling method.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scheduler: Option<SchedulerName>,
+    /// Part of the noise levels that the base takes; the refiner takes the rest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub high_noise_fraction: Option<f64>,
+
+    /// Size conditioning: the size the picture had before cropping.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub original_size: Option<Size>,
+    /// Size conditioning: the left upper corner of the crop.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub crop: Option<Crop>,
+    /// Size conditioning: the size the picture is meant for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target_size: Option<Size>,
+    /// `original_size` of the negative half.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub negative_original_size: Option<Size>,
+    /// `crop` of the negative half.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub negative_crop: Option<Crop>,
+    /// `target_size` of the negative half.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub negative_target_size: Option<Size>,
+    /// How pretty the refiner should think the picture is (diffusers uses 6).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub aesthetic_score: Option<f64>,
+    /// `aesthetic_score` of the negative half (diffusers uses 2.5).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub negative_aesthetic_score: Option<f64>,
+
+    /// Whose random numbers a seed stands for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub noise: Option<NoiseKind>,
+    /// How weights are written in the prompts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub syntax: Option<Syntax>,
+    /// What happens to a prompt of more than 75 tokens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub long_prompt: Option<LongPrompt>,
+}
+
+impl GenerateRequest {
+    /// A request that says nothing but the prompt.
+    #[must_use]
+    pub fn new(prompt: impl Into<String>) -> Self {
+        Self { prompt: prompt.into(), ..Self::default() }
+    }
+
+    /// Refuses everything that can be refused without a model.
+    pub fn check(&self) -> Result<()> {
+        check_text("prompt", &self.prompt)?;
+        check_text("negative_prompt", self.negative_prompt.as_deref().unwrap_or_default())?;
+
+        for (field, name) in [
+            ("model", &self.model),
+            ("refiner", &self.refiner),
+            ("vae", &self.vae),
+            ("wrong_lora", &self.wrong_lora),
+        ] {
+            check_name(field, name.as_deref())?;
+        }
+        for lora in &self.loras {
+            check_name("lora", Some(&lora.path))?;
+            check_range("lora scale", Some(lora.scale), -100.0, 100.0)?;
+        }
+        check_range("wrong", self.wrong, -100.0, 100.0)?;
+        if self.wrong_lora.is_some() && self.wrong.is_none() {
+            return Err(Error::Request {
+                problem: "`wrong_lora` is given, but `wrong` is not".to_owned(),
+                hint: Some("give `wrong` as well, or name the file as an ordinary LoRA".to_owned()),
+            });
+        }
+
+        let count = self.count.unwrap_or(1);
+        check_range("count", Some(f64::from(count)), 1.0, f64::from(MAX_COUNT))?;
+        if let Some(seed) = self.seed
+            && seed.checked_add(u64::from(count) - 1).is_none()
+        {
+            return Err(Error::SeedOverflow { seed, count });
+        }
+
+        check_range("steps", self.steps.map(f64::from), 1.0, 1000.0)?;
+        check_range("guidance_scale", self.guidance_scale, 0.0, 1000.0)?;
+        check_range("high_noise_fraction", self.high_noise_fraction, 0.0, 1.0)?;
+        check_range("aesthetic_score", self.aesthetic_score, -1000.0, 1000.0)?;
+        check_range("negative_aesthetic_score", self.negative_aesthetic_score, -1000.0, 1000.0)?;
+
+        if let Some(size) = self.size {
+            size.check()?;
+        }
+        for (field, size) in [
+            ("original_size", self.original_size),
+            ("target_size", self.target_size),
+            ("negative_original_size", self.negative_original_size),
+            ("negative_target_size", self.negative_target_size),
+        ] {
+            check_range(field, size.map(|size| f64::from(size.width)), 1.0, MAX_CONDITION)?;
+            check_range(field, size.map(|size| f64::from(size.height)), 1.0, MAX_CONDITION)?;
+        }
+        for (field, crop) in [("crop", self.crop), ("negative_crop", self.negative_crop)] {
+            check_range(field, crop.map(|crop| f64::from(crop.x)), 0.0, MAX_CONDITION)?;
+            check_range(field, crop.map(|crop| f64::from(crop.y)), 0.0, MAX_CONDITION)?;
+        }
+        Ok(())
+    }
+}
+
+/// Largest side or offset that size conditioning accepts.
+const MAX_CONDITION: f64 = 65_536.0;
+
+fn check_text(field: &'static str, text: &str) -> Result<()> {
+    if text.len() > MAX_PROMPT_BYTES {
+        return Err(Error::PromptTooLong { field, bytes: text.len(), limit: MAX_PROMPT_BYTES });
+    }
+    Ok(())
+}
+
+fn check_name(field: &'static str, name: Option<&str>) -> Result<()> {
+    if name.is_some_and(|name| name.is_empty() || name.contains('\0')) {
+        return Err(Error::Request {
+            problem: format!("`{field}` is empty or holds a NUL, expected a name or a path"),
+            hint: None,
+        });
+    }
+    Ok(())
+}
+
+/// NaN is in no range, so it is refused as well.
+fn check_range(field: &'static str, value: Option<f64>, min: f64, max: f64) -> Result<()> {
+    match value {
+        Some(value) if !(min..=max).contains(&value) => {
+            Err(Error::OutOfRange { field, value, min, max })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A LoRA file and how strongly to apply it; `PATH[:SCALE]` on the command line.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LoraRequest {
+    /// Path or name.
+    pub path: String,
+    /// Strength; 0 changes nothing, not even a bit.
+    #[serde(default = "one")]
+    pub scale: f64,
+}
+
+fn one() -> f64 {
+    1.0
+}
+
+impl FromStr for LoraRequest {
+    type Err = Error;
+
+    /// What follows the last colon is the scale if it is a number; so `C:\wrong` and
+    /// `style:v2.safetensors` are paths.
+    fn from_str(text: &str) -> Result<Self> {
+        let (path, scale) = match text.rsplit_once(':') {
+            Some((path, scale)) if !path.is_empty() => match scale.parse() {
+                Ok(scale) => (path, scale),
+                Err(_) => (text, 1.0),
+            },
+            _ => (text, 1.0),
+        };
+        if path.is_empty() {
+            return Err(Error::Malformed {
+                value: text.to_owned(),
+                expected: "a LoRA such as `wrong.safetensors` or `wrong.safetensors:0.8`",
+            });
+        }
+        Ok(Self { path: path.to_owned(), scale })
+    }
+}
+
+impl fmt::Display for LoraRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.path, self.scale)
+    }
+}
+
+/// Width and height in pixels, `1024x768`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Size {
+    /// Pixels from left to right.
+    pub width: u32,
+    /// Pixels from top to bottom.
+    pub height: u32,
+}
+
+impl Size {
+    /// Smallest side of a picture, in pixels.
+    pub const MIN_SIDE: u32 = 64;
+    /// Largest side of a picture, in pixels.
+    pub const MAX_SIDE: u32 = 8192;
+
+    /// Refuses a size that no SDXL latents have.
+    pub fn check(self) -> Result<()> {
+        for (field, value) in [("width", self.width), ("height", self.height)] {
+            let (min, max) = (f64::from(Self::MIN_SIDE), f64::from(Self::MAX_SIDE));
+            check_range(field, Some(f64::from(value)), min, max)?;
+            if !value.is_multiple_of(8) {
+                return Err(Error::SizeNotAligned { field, value });
+            }
+        }
+        Ok(())
+    }
+}
+
+impl FromStr for Size {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let parse = || {
+            let (width, height) = text.split_once(['x', 'X', '×'])?;
+            Some(Self { width: decimal(width)?, height: decimal(height)? })
+        };
+        parse().ok_or_else(|| Error::Malformed {
+            value: text.to_owned(),
+            expected: "a size in pixels, WIDTHxHEIGHT, such as `1024x768`",
+        })
+    }
+}
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}x{}", self.width, self.height)
+    }
+}
+
+/// Left upper corner of a crop in pixels, `X,Y`.
+///
+/// diffusers writes the same corner as `(top, left)`, which is `(y, x)`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Crop {
+    /// Pixels cut off on the left.
+    pub x: u32,
+    /// Pixels cut off at the top.
+    pub y: u32,
+}
+
+impl FromStr for Crop {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let parse = || {
+            let (x, y) = text.split_once(',')?;
+            Some(Self { x: decimal(x.trim())?, y: decimal(y.trim())? })
+        };
+        parse().ok_or_else(|| Error::Malformed {
+            value: text.to_owned(),
+            expected: "a corner in pixels, X,Y, such as `0,0`",
+        })
+    }
+}
+
+impl fmt::Display for Crop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{},{}", self.x, self.y)
+    }
+}
+
+/// Digits only: `u32::from_str` alone would take `+8`.
+fn decimal(text: &str) -> Option<u32> {
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
+}
+
+/// Strings in JSON, as on the command line.
+macro_rules! as_string {
+    ($($name:ident),*) => {$(
+        impl TryFrom<String> for $name {
+            type Error = Error;
+
+            fn try_from(text: String) -> Result<Self> {
+                text.parse()
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(value: $name) -> Self {
+                value.to_string()
+            }
+        }
+    )*};
+}
+
+/// An enum of names that serde, `FromStr` and `Display` spell alike.
+macro_rules! names {
+    (
+        $(#[$meta:meta])*
+        $name:ident in $field:literal, expected $expected:literal {
+            $($(#[$variant_meta:meta])* $variant:ident = $text:literal),+ $(,)?
+        }
+    ) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        #[non_exhaustive]
+        pub enum $name {
+            $($(#[$variant_meta])* $variant,)+
+        }
+
+        impl $name {
+            /// Every value, in the order of the documentation.
+            pub const ALL: &[Self] = &[$(Self::$variant),+];
+
+            /// The name in requests and on the command line.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $text,)+
+                }
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = Error;
+
+            fn from_str(text: &str) -> Result<Self> {
+                match text {
+                    $($text => Ok(Self::$variant),)+
+                    _ => Err(Error::UnknownName {
+                        field: $field,
+                        value: text.to_owned(),
+                        expected: $expected,
+                    }),
+                }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.name())
+            }
+        }
+
+        as_string!($name);
+    };
+}
+
+as_string!(Size, Crop);
+
+names! {
+    /// The sampling method.
+    SchedulerName in "scheduler", expected "euler" {
+        /// Euler's method on the model's own schedule, as SDXL's config asks.
+        #[default]
+        Euler = "euler",
+    }
+}
+
+names! {
+    /// Whose random numbers a seed stands for.
+    NoiseKind in "noise", expected "torch-cpu, torch-cuda" {
+        /// `torch.randn` on the CPU: diffusers with a CPU generator, ComfyUI.
+        #[default]
+        TorchCpu = "torch-cpu",
+        /// `torch.randn` on CUDA: diffusers with a CUDA generator, A1111.
+        TorchCuda = "torch-cuda",
+    }
+}
+
+names! {
+    /// How weights are written in the prompts.
+    Syntax in "syntax", expected "compel, plain" {
+        /// `word++`, `(some words)1.3`: the library that the method uses.
+        #[default]
+        Compel = "compel",
+        /// No weights: every character is text.
+        Plain = "plain",
+    }
+}
+
+names! {
+    /// What happens to a prompt of more than 75 tokens.
+    LongPrompt in "long_prompt", expected "pad, truncate" {
+        /// More chunks; the shorter prompt of the two is padded.
+        #[default]
+        Pad = "pad",
+        /// The rest is dropped, with a warning.
+        Truncate = "truncate",
+    }
+}
+
+#[cfg(test)]
+mod tests;
