@@ -1,0 +1,219 @@
+//! What can go wrong between a model on disk and its output.
+
+use std::fmt;
+use std::io;
+
+use crate::files::Foreign;
+
+/// The result of everything in this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What can go wrong between a model on disk and its output.
+///
+/// `path` is always the name to show: a path on disk, or the name of an embedded file.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The system refused to read a file.
+    #[error("cannot read {path}: {source}")]
+    Io {
+        /// The file.
+        path: String,
+        /// What the system said.
+        source: io::Error,
+    },
+
+    /// A file or folder that must exist does not.
+    #[error("{path} does not exist")]
+    NotFound {
+        /// The file or folder.
+        path: String,
+    },
+
+    /// The file is not in safetensors format, and it is recognisable what it is.
+    #[error("{path} is not a safetensors file: it is {found}")]
+    NotSafetensors {
+        /// The file.
+        path: String,
+        /// What it is instead.
+        found: Foreign,
+    },
+
+    /// The file ends before the data its header announces.
+    #[error("{path} is cut off: it has {have} bytes, its header asks for {need}")]
+    Truncated {
+        /// The file.
+        path: String,
+        /// Bytes in the file.
+        have: u64,
+        /// Bytes the header announces.
+        need: u64,
+    },
+
+    /// The header of a safetensors file contradicts itself or the file.
+    #[error("the header of {path} is wrong: {reason}")]
+    Header {
+        /// The file.
+        path: String,
+        /// The contradiction.
+        reason: String,
+    },
+
+    /// A weight the network needs is not in the file.
+    #[error("`{key}` is missing in {path}")]
+    MissingWeight {
+        /// The key, as the network asks for it.
+        key: String,
+        /// The file or files searched.
+        path: String,
+    },
+
+    /// A weight has another shape than the config asks for.
+    #[error("`{key}` has shape {found} in {path}, expected {expected}")]
+    WeightShape {
+        /// The key, as the network asks for it.
+        key: String,
+        /// Shape in the file.
+        found: Shape,
+        /// Shape the config asks for.
+        expected: Shape,
+        /// The file.
+        path: String,
+    },
+
+    /// A weight is stored in a number format the networks do not read.
+    #[error("`{key}` is stored as {found} in {path}, expected F16, BF16 or F32")]
+    WeightDtype {
+        /// The key.
+        key: String,
+        /// Number format in the file.
+        found: String,
+        /// The file.
+        path: String,
+    },
+
+    /// A config asks for something wrong or not implemented.
+    #[error("`{field}` is {found} in {path}, expected {expected}")]
+    Config {
+        /// The field in the config.
+        field: String,
+        /// Its value.
+        found: String,
+        /// The values that work.
+        expected: String,
+        /// The config file.
+        path: String,
+    },
+
+    /// A config or index is not well-formed.
+    #[error("cannot understand {path}: {reason}")]
+    Malformed {
+        /// The file.
+        path: String,
+        /// What the parser said.
+        reason: String,
+    },
+
+    /// The file or folder is not a model this program runs.
+    #[error("{path} is {found}, expected {expected}")]
+    WrongModel {
+        /// The file or folder.
+        path: String,
+        /// What it is.
+        found: String,
+        /// What was asked for.
+        expected: String,
+    },
+
+    /// A LoRA file cannot be used.
+    #[error("cannot use the LoRA {path}: {reason}")]
+    Lora {
+        /// The LoRA file.
+        path: String,
+        /// Why not.
+        reason: String,
+        /// What to do about it, where there is something to do.
+        hint: Option<String>,
+    },
+
+    /// `UNWRONG_OPS` names no implementation.
+    #[error("`UNWRONG_OPS` is {value}, expected `cpu` or `reference`")]
+    UnknownOps {
+        /// The value.
+        value: String,
+    },
+
+    /// A fused operation was given a tensor that tracks gradients.
+    #[error("`{op}` has no backward, but its input tracks gradients")]
+    NoBackward {
+        /// The operation.
+        op: &'static str,
+    },
+
+    /// The UNet ran with conditioning prepared for another network.
+    #[error("no keys were prepared for `{attention}`")]
+    NotPrepared {
+        /// Name of the attention.
+        attention: String,
+    },
+
+    /// The blocks of a UNet's config do not fit each other.
+    #[error("the up blocks need more outputs than the down blocks left")]
+    SkipsExhausted,
+
+    /// A VAE without an encoder was asked to encode.
+    #[error("the VAE has no encoder")]
+    NoEncoder,
+
+    /// Rows of tokens must be of one length that the encoder has positions for.
+    #[error("a row of {tokens} tokens, expected at most {most}")]
+    TokenRow {
+        /// Tokens in the row.
+        tokens: usize,
+        /// Positions of the encoder.
+        most: usize,
+    },
+
+    /// A token id beyond the encoder's vocabulary.
+    #[error("token id {id}, but the encoder knows {vocabulary}")]
+    TokenId {
+        /// The id.
+        id: usize,
+        /// Size of the vocabulary.
+        vocabulary: usize,
+    },
+
+    /// A tensor operation failed.
+    #[error(transparent)]
+    Tensor(#[from] candle_core::Error),
+}
+
+impl Error {
+    /// One sentence on what to do next, where there is something to do.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::NotSafetensors { found, .. } => found.hint().map(str::to_owned),
+            Self::Truncated { .. } => Some("download or copy the file again".to_owned()),
+            Self::WeightDtype { .. } => Some("use a file in f16, bf16 or f32".to_owned()),
+            Self::Lora { hint, .. } => hint.clone(),
+            _ => None,
+        }
+    }
+}
+
+/// A tensor shape that prints as `[320, 4, 3, 3]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shape(pub Vec<usize>);
+
+impl From<&[usize]> for Shape {
+    fn from(dims: &[usize]) -> Self {
+        Self(dims.to_vec())
+    }
+}
+
+impl fmt::Display for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.0)
+    }
+}

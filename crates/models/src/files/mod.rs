@@ -1,0 +1,20 @@
+//! Models as files: folders, safetensors, configs and the weights in them.
+//!
+//! Stage 0 of a run, before the first token. Nothing is copied: a [`FrozenWeight`] is a view
+//! into a file map or into bytes of the program. Nothing is believed either: a file is checked
+//! against its own length before anything is read or allocated for it.
+
+mod bytes;
+mod folder;
+mod foreign;
+mod frozen;
+mod header;
+mod safetensors;
+mod weights;
+
+pub use bytes::Bytes;
+pub use folder::{EmbeddedFiles, Folder};
+pub use foreign::Foreign;
+pub use frozen::{Dtype, FrozenWeight};
+pub use safetensors::SafetensorsFile;
+pub use weights::{WeightPath, Weights};

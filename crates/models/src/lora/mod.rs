@@ -1,0 +1,1 @@
+//! LoRA files: what they do to which layer.
