@@ -20,7 +20,7 @@ from diffusers import StableDiffusionXLImg2ImgPipeline, StableDiffusionXLPipelin
 from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
-from stages import conditioning, networks, noise, picture, schedules, tokens
+from stages import conditioning, keys, lora, networks, noise, picture, schedules, tokens
 from stages.golden import write_json
 
 ORACLES = ["torch", "diffusers", "transformers", "peft", "compel", "tokenizers", "safetensors", "pyparsing", "numpy"]
@@ -60,11 +60,11 @@ def main():
     out = arguments.out
     out.mkdir(parents=True, exist_ok=True)
     base, refiner = load(arguments.model)
-    lora = arguments.model / "wrong-lora.safetensors"
+    wrong = arguments.model / "wrong-lora.safetensors"
     drawn = {}
 
     def pictures():
-        drawn.update(picture.write(base, refiner, lora, out))
+        drawn.update(picture.write(base, refiner, wrong, out))
 
     def vae():
         if not drawn:
@@ -80,8 +80,10 @@ def main():
             networks.write_unet(base.unet, networks.base_inputs(base), out, "unet_base"),
             networks.write_unet(refiner.unet, networks.refiner_inputs(base), out, "unet_refiner"),
         ),
+        "lora": lambda: lora.write(base, wrong, out),
         "picture": pictures,
         "vae": vae,
+        "keys": lambda: keys.write(out),
     }
     for name, stage in stages.items():
         if arguments.only and name not in arguments.only:

@@ -78,6 +78,8 @@ PROMPTS = {
     "parens_empty_down": ("a ( )0.5 red apple", None, False),
     "parens_open": ("a (red apple on a table", None, False),
     "parens_open_up": ("a ((red apple)++ on a table", None, False),
+    "parens_open_then_plus": ("a (red apple+ on a blue+ table", None, False),
+    "parens_close_then_plus": ("a red+) apple+ table", None, False),
     "parens_close": ("a red apple) on a table", None, False),
     "parens_many": ("((a)) (((red))) apple", None, False),
     "space_before_plus": ("a red ++ apple", None, False),
