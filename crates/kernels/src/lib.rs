@@ -1,1 +1,47 @@
 //! CPU kernels on slices: linear, convolution, attention, norms.
+//!
+//! The hot operations of the models, without a tensor library: activations are row-major f32
+//! slices, images `[B, H, W, C]`, weights stay as the file stores them ([`Matrix`]). Results
+//! are fresh vectors that were never zeroed.
+//!
+//! **One result.** No sum is split between threads and no order of summation depends on
+//! anything but the layer: a row, an image, a query gets the same bits alone or in a batch, on
+//! one thread or many. (Two instruction levels, see [`Isa`], may differ in the last bits.)
+//!
+//! **Threads** are rayon's: the pool of the calling thread, else the global one. A thread
+//! outside the pool waits while the pool works; code that calls many small kernels runs
+//! faster inside, under `ThreadPool::install` or `rayon::scope`.
+//!
+//! **Panics** mean that the caller passed lengths that do not fit.
+//!
+//! [`reference`] is every kernel again, slow and plain: the oracle of the tests.
+
+#![expect(
+    clippy::inline_always,
+    reason = "generic bodies must be inlined into the function that enables their instructions"
+)]
+#![expect(unsafe_code, reason = "vector instructions, and threads that fill parts of one vector")]
+
+mod attention;
+mod buffer;
+mod conv;
+mod elementwise;
+mod gemm;
+mod isa;
+mod linear;
+mod math;
+mod matrix;
+mod norm;
+mod pack;
+mod parallel;
+pub mod reference;
+mod simd;
+
+pub use attention::{AttentionShape, attention};
+pub use conv::{Conv, ConvEpilogue, conv2d};
+pub use elementwise::activate;
+pub use isa::Isa;
+pub use linear::{Epilogue, add_low_rank, linear, linear_geglu};
+pub use math::Activation;
+pub use matrix::{Dtype, Matrix};
+pub use norm::{GroupNormShape, group_norm, layer_norm};

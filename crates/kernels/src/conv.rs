@@ -1,0 +1,232 @@
+//! Convolutions on `[B, H, W, C]`, as a product of image patches and weights.
+//!
+//! Patches are gathered block by block while the product runs ([`Patches`]), so no copy of
+//! the image is made. Weights stay in checkpoint order `[O, C, kh, kw]` and are reordered
+//! as they are packed: a depth block is some channels with all their taps, tap by tap.
+
+use std::ops::Range;
+
+use crate::buffer::Output;
+use crate::gemm::{Dense, Depth, Grid, Left, Right, Target, multiply};
+use crate::isa::Isa;
+use crate::linear::Finish;
+use crate::math::Activation;
+use crate::matrix::Matrix;
+use crate::pack::{Rows, pack};
+
+/// A convolution's weight and geometry.
+#[derive(Clone, Copy, Debug)]
+pub struct Conv<'a> {
+    /// `[O, C · kernel²]`: checkpoint order `O, C, kh, kw`.
+    pub weight: Matrix<'a>,
+    /// Height and width of the kernel.
+    pub kernel: usize,
+    /// Distance between the patches.
+    pub stride: usize,
+    /// Zeros around the image: top, bottom, left, right.
+    pub padding: [usize; 4],
+    /// Doubles the image first (nearest neighbour), in the reads.
+    pub upsample: bool,
+}
+
+/// What happens to a convolution's sums before they are stored: all of it is added.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ConvEpilogue<'a> {
+    /// `[O]`.
+    pub bias: Option<&'a [f32]>,
+    /// `[B, O]`, such as the projected time embedding.
+    pub per_image: Option<&'a [f32]>,
+    /// `[B, OH, OW, O]`.
+    pub residual: Option<&'a [f32]>,
+}
+
+impl Conv<'_> {
+    /// The shape of the result for an image of this shape.
+    ///
+    /// # Panics
+    /// If the weight is not for so many channels or the padded image is smaller than the
+    /// kernel.
+    #[must_use]
+    pub fn output_shape(&self, [b, h, w, c]: [usize; 4]) -> [usize; 4] {
+        let taps = self.kernel * self.kernel;
+        assert_eq!(self.weight.cols, c * taps, "weight of a convolution on {c} channels");
+        let factor = 1 + usize::from(self.upsample);
+        let [top, bottom, left, right] = self.padding;
+        let extent = |size: usize, before: usize, after: usize| {
+            let padded = size * factor + before + after;
+            assert!(padded >= self.kernel, "{size} pixels for a kernel of {}", self.kernel);
+            (padded - self.kernel) / self.stride + 1
+        };
+        [b, extent(h, top, bottom), extent(w, left, right), self.weight.rows]
+    }
+
+    /// Whether it is a linear layer on pixels.
+    fn is_pointwise(&self) -> bool {
+        self.kernel == 1 && self.stride == 1 && self.padding == [0; 4] && !self.upsample
+    }
+}
+
+/// A convolution, then the epilogue. Returns the image and its shape.
+///
+/// An image's result depends on that image and the layer only, bit for bit.
+///
+/// # Shapes
+/// - `x`: `[B, H, W, C]` as `shape` says
+/// - result: `[B, OH, OW, O]`
+///
+/// # Panics
+/// If a length does not fit.
+#[must_use]
+pub fn conv2d(
+    x: &[f32],
+    shape: [usize; 4],
+    conv: &Conv<'_>,
+    epilogue: &ConvEpilogue<'_>,
+) -> (Vec<f32>, [usize; 4]) {
+    assert_eq!(x.len(), shape.iter().product::<usize>(), "image of a convolution");
+    let output_shape = conv.output_shape(shape);
+    let finish = finish(output_shape, epilogue);
+    let channels = shape[3];
+    let output = if conv.is_pointwise() {
+        let left = Dense { x, width: channels };
+        run(&left, &conv.weight, Depth::new(channels, 1), output_shape, &finish)
+    } else {
+        let taps = conv.kernel * conv.kernel;
+        let left = Patches { x, shape, conv: *conv, output_shape };
+        let right = Filters { weight: conv.weight, taps };
+        run(&left, &right, Depth::new(channels, taps), output_shape, &finish)
+    };
+    (output, output_shape)
+}
+
+fn finish<'a>([b, h, w, outputs]: [usize; 4], epilogue: &ConvEpilogue<'a>) -> Finish<'a> {
+    let &ConvEpilogue { bias, per_image, residual } = epilogue;
+    if let Some(bias) = bias {
+        assert_eq!(bias.len(), outputs, "bias of a convolution");
+    }
+    if let Some(per_image) = per_image {
+        assert_eq!(per_image.len(), b * outputs, "per-image addition of a convolution");
+    }
+    if let Some(residual) = residual {
+        assert_eq!(residual.len(), b * h * w * outputs, "residual of a convolution");
+    }
+    let per_image = per_image.map(|numbers| (numbers, h * w));
+    Finish { outputs, bias, per_image, activation: Activation::None, residual }
+}
+
+fn run<L: Left, R: Right>(
+    left: &L,
+    right: &R,
+    depth: Depth,
+    [b, h, w, outputs]: [usize; 4],
+    finish: &Finish<'_>,
+) -> Vec<f32> {
+    let isa = Isa::current();
+    let rows = b * h * w;
+    let mut output = Output::new(rows * outputs);
+    let memory = output.shared();
+    Grid::new(rows, outputs, depth.total()).for_each(|rows, columns| {
+        let start = rows.start * outputs + columns.start;
+        let target = Target { memory, start, stride: outputs };
+        let finished = |block: Range<usize>| {
+            let block = rows.start + block.start..rows.start + block.end;
+            // SAFETY: this task's part, complete.
+            unsafe { finish.apply(isa, memory, block, columns.clone()) };
+        };
+        // SAFETY: tasks do not overlap.
+        unsafe {
+            multiply(isa, (left, right), depth, rows.clone(), columns.clone(), target, finished);
+        };
+    });
+    // SAFETY: the grid covers the output.
+    unsafe { output.finish() }
+}
+
+/// The patches of an image, one row per output pixel.
+struct Patches<'a> {
+    x: &'a [f32],
+    shape: [usize; 4],
+    conv: Conv<'a>,
+    output_shape: [usize; 4],
+}
+
+impl Left for Patches<'_> {
+    fn rows<'a>(
+        &'a self,
+        rows: Range<usize>,
+        channels: Range<usize>,
+        _reads: usize,
+        scratch: &'a mut [f32],
+    ) -> (&'a [f32], usize) {
+        let width = channels.len();
+        let depth = width * self.conv.kernel * self.conv.kernel;
+        if depth == 0 {
+            return (scratch, 0);
+        }
+        let [_, output_h, output_w, _] = self.output_shape;
+        for (row, patch) in rows.zip(scratch.chunks_exact_mut(depth)) {
+            let column = row % output_w;
+            let line = row / output_w % output_h;
+            let image = row / output_w / output_h;
+            let mut taps = patch.chunks_exact_mut(width);
+            for ky in 0..self.conv.kernel {
+                let y = self.read(line, ky, self.conv.padding[0], self.shape[1]);
+                for kx in 0..self.conv.kernel {
+                    let x = self.read(column, kx, self.conv.padding[2], self.shape[2]);
+                    let tap = taps.next().expect("a patch has kernel² taps");
+                    if let (Some(y), Some(x)) = (y, x) {
+                        let pixel = (image * self.shape[1] + y) * self.shape[2] + x;
+                        let start = pixel * self.shape[3] + channels.start;
+                        copy(&self.x[start..start + width], tap);
+                    } else {
+                        tap.fill(0.0);
+                    }
+                }
+            }
+        }
+        (scratch, depth)
+    }
+}
+
+impl Patches<'_> {
+    /// Where tap `tap` of output position `position` reads, unless that is padding.
+    #[inline(always)]
+    fn read(&self, position: usize, tap: usize, before: usize, size: usize) -> Option<usize> {
+        let padded = (position * self.conv.stride + tap).checked_sub(before)?;
+        let source = if self.conv.upsample { padded / 2 } else { padded };
+        (source < size).then_some(source)
+    }
+}
+
+/// Copies eight at a time: the pieces are short, and a call to `memcpy` would cost more.
+#[inline(always)]
+fn copy(from: &[f32], to: &mut [f32]) {
+    let (from, from_tail) = from.as_chunks::<8>();
+    let (to, to_tail) = to.as_chunks_mut::<8>();
+    for (from, to) in from.iter().zip(to) {
+        *to = *from;
+    }
+    for (from, to) in from_tail.iter().zip(to_tail) {
+        *to = *from;
+    }
+}
+
+/// A convolution's weight, whose depth blocks are reordered from `[channel, tap]` to
+/// `[tap, channel]`.
+struct Filters<'a> {
+    weight: Matrix<'a>,
+    taps: usize,
+}
+
+impl Right for Filters<'_> {
+    fn pack(&self, isa: Isa, columns: Range<usize>, channels: Range<usize>, packed: &mut [f32]) {
+        let Matrix { dtype, bytes, cols, .. } = self.weight;
+        let rows = Rows { dtype, bytes, stride: cols };
+        let width = channels.len();
+        let places: Vec<u32> = (0..width)
+            .flat_map(|channel| (0..self.taps).map(move |tap| (tap * width + channel) as u32))
+            .collect();
+        let inputs = channels.start * self.taps..channels.end * self.taps;
+        pack(isa, rows, columns, inputs, Some(&places), packed);
+    }
+}

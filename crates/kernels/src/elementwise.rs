@@ -1,0 +1,42 @@
+//! Activations on their own, where no kernel before them can apply them.
+
+use crate::buffer::Shared;
+use crate::isa::{Isa, per_isa};
+use crate::math::{Activation, apply};
+use crate::parallel;
+use crate::simd::{Simd, update};
+
+/// `activation` of every number.
+#[must_use]
+pub fn activate(x: &[f32], activation: Activation) -> Vec<f32> {
+    let isa = Isa::current();
+    let mut out = x.to_vec();
+    let step = 1 << 16;
+    let memory = Shared::of(&mut out);
+    parallel::for_each(x.len().div_ceil(step), 4 * x.len(), |index| {
+        let range = index * step..x.len().min((index + 1) * step);
+        // SAFETY: ranges do not overlap.
+        activate_slice(isa, activation, unsafe { memory.part(range) });
+    });
+    out
+}
+
+per_isa! {
+    fn activate_slice(activation: Activation, values: &mut [f32]) = activate_slice_body
+}
+
+#[inline(always)]
+fn activate_slice_body<S: Simd>(s: S, activation: Activation, values: &mut [f32]) {
+    match activation {
+        Activation::None => {}
+        Activation::Silu => {
+            update(s, values, |x| apply(s, Activation::Silu, x));
+        }
+        Activation::Gelu => {
+            update(s, values, |x| apply(s, Activation::Gelu, x));
+        }
+        Activation::QuickGelu => {
+            update(s, values, |x| apply(s, Activation::QuickGelu, x));
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! Every kernel again, in plain loops over f64: the oracle of the fast ones.
+//!
+//! Same arguments, same shapes; nothing here is clever.
+
+use crate::{Activation, AttentionShape, Conv, ConvEpilogue, Epilogue, GroupNormShape, Matrix};
+
+/// See [`crate::linear`].
+#[must_use]
+pub fn linear(x: &[f32], rows: usize, weight: Matrix<'_>, epilogue: &Epilogue<'_>) -> Vec<f32> {
+    let mut out = Vec::with_capacity(rows * weight.rows());
+    for row in 0..rows {
+        for output in 0..weight.rows() {
+            let mut sum = dot(&x[row * weight.cols()..], weight, output);
+            sum += epilogue.bias.map_or(0.0, |bias| f64::from(bias[output]));
+            sum = activate_one(sum, epilogue.activation);
+            sum += epilogue.residual.map_or(0.0, |residual| f64::from(residual[out.len()]));
+            out.push(sum as f32);
+        }
+    }
+    out
+}
+
+/// See [`crate::linear_geglu`].
+#[must_use]
+pub fn linear_geglu(x: &[f32], rows: usize, weight: Matrix<'_>, bias: Option<&[f32]>) -> Vec<f32> {
+    let outputs = weight.rows() / 2;
+    let mut out = Vec::with_capacity(rows * outputs);
+    for row in 0..rows {
+        for output in 0..outputs {
+            let [value, gate] = [output, outputs + output].map(|output| {
+                dot(&x[row * weight.cols()..], weight, output)
+                    + bias.map_or(0.0, |bias| f64::from(bias[output]))
+            });
+            out.push((value * activate_one(gate, Activation::Gelu)) as f32);
+        }
+    }
+    out
+}
+
+/// See [`crate::add_low_rank`].
+pub fn add_low_rank(
+    y: &mut [f32],
+    x: &[f32],
+    rows: usize,
+    down: Matrix<'_>,
+    up: Matrix<'_>,
+    scale: f32,
+) {
+    for row in 0..rows {
+        let narrow: Vec<f64> =
+            (0..down.rows()).map(|rank| dot(&x[row * down.cols()..], down, rank)).collect();
+        for output in 0..up.rows() {
+            let sum: f64 = narrow
+                .iter()
+                .enumerate()
+                .map(|(rank, number)| number * f64::from(up.get(output, rank)))
+                .sum();
+            let y = &mut y[row * up.rows() + output];
+            *y = (f64::from(*y) + f64::from(scale) * sum) as f32;
+        }
+    }
+}
+
+fn dot(x: &[f32], weight: Matrix<'_>, output: usize) -> f64 {
+    (0..weight.cols()).map(|k| f64::from(x[k]) * f64::from(weight.get(output, k))).sum()
+}
+
+/// See [`crate::conv2d`].
+#[must_use]
+pub fn conv2d(
+    x: &[f32],
+    shape: [usize; 4],
+    conv: &Conv<'_>,
+    epilogue: &ConvEpilogue<'_>,
+) -> (Vec<f32>, [usize; 4]) {
+    let [_, h, w, channels] = shape;
+    let output_shape = conv.output_shape(shape);
+    let [batch, output_h, output_w, outputs] = output_shape;
+    let factor = if conv.upsample { 2 } else { 1 };
+    let size = conv.kernel;
+    let mut out = Vec::new();
+    for image in 0..batch {
+        for oy in 0..output_h {
+            for ox in 0..output_w {
+                for output in 0..outputs {
+                    let mut sum = 0.0;
+                    for ky in 0..size {
+                        for kx in 0..size {
+                            let y = (oy * conv.stride + ky).wrapping_sub(conv.padding[0]);
+                            let x_at = (ox * conv.stride + kx).wrapping_sub(conv.padding[2]);
+                            if y >= h * factor || x_at >= w * factor {
+                                continue;
+                            }
+                            let pixel = (image * h + y / factor) * w + x_at / factor;
+                            for channel in 0..channels {
+                                let tap = (channel * size + ky) * size + kx;
+                                sum += f64::from(x[pixel * channels + channel])
+                                    * f64::from(conv.weight.get(output, tap));
+                            }
+                        }
+                    }
+                    sum += epilogue.bias.map_or(0.0, |bias| f64::from(bias[output]));
+                    sum += epilogue
+                        .per_image
+                        .map_or(0.0, |numbers| f64::from(numbers[image * outputs + output]));
+                    sum += epilogue.residual.map_or(0.0, |numbers| f64::from(numbers[out.len()]));
+                    out.push(sum as f32);
+                }
+            }
+        }
+    }
+    (out, output_shape)
+}
+
+/// See [`crate::attention`].
+#[must_use]
+pub fn attention(
+    q: &[f32],
+    k: &[f32],
+    v: &[f32],
+    shape: AttentionShape,
+    scale: f32,
+    causal: bool,
+) -> Vec<f32> {
+    let AttentionShape { batch, query_tokens, key_tokens, heads, head_dim } = shape;
+    let width = heads * head_dim;
+    let mut out = vec![0.0; q.len()];
+    for image in 0..batch {
+        for head in 0..heads {
+            for query in 0..query_tokens {
+                let q_at = (image * query_tokens + query) * width + head * head_dim;
+                let seen = if causal { query + 1 } else { key_tokens };
+                let at = |key: usize| (image * key_tokens + key) * width + head * head_dim;
+                let scores: Vec<f64> = (0..seen)
+                    .map(|key| {
+                        let products = (0..head_dim)
+                            .map(|d| f64::from(q[q_at + d]) * f64::from(k[at(key) + d]));
+                        f64::from(scale) * products.sum::<f64>()
+                    })
+                    .collect();
+                let greatest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                let weights: Vec<f64> = scores.iter().map(|x| (x - greatest).exp()).collect();
+                let total: f64 = weights.iter().sum();
+                for d in 0..head_dim {
+                    let sum: f64 = weights
+                        .iter()
+                        .enumerate()
+                        .map(|(key, weight)| weight * f64::from(v[at(key) + d]))
+                        .sum();
+                    out[q_at + d] = (sum / total) as f32;
+                }
+            }
+        }
+    }
+    out
+}
+
+/// See [`crate::group_norm`].
+#[must_use]
+pub fn group_norm(
+    x: &[f32],
+    shape: GroupNormShape,
+    eps: f32,
+    weight: &[f32],
+    bias: &[f32],
+    silu: bool,
+) -> Vec<f32> {
+    let GroupNormShape { batch, positions, channels, groups } = shape;
+    let width = channels / groups;
+    let mut out = vec![0.0; x.len()];
+    for image in 0..batch {
+        for group in 0..groups {
+            let indices: Vec<usize> = (0..positions)
+                .flat_map(|p| (0..width).map(move |c| (p, group * width + c)))
+                .map(|(p, c)| (image * positions + p) * channels + c)
+                .collect();
+            let values: Vec<f64> = indices.iter().map(|&i| f64::from(x[i])).collect();
+            for (&i, value) in indices.iter().zip(normed(&values, eps)) {
+                let channel = i % channels;
+                let y = value * f64::from(weight[channel]) + f64::from(bias[channel]);
+                let activation = if silu { Activation::Silu } else { Activation::None };
+                out[i] = activate_one(y, activation) as f32;
+            }
+        }
+    }
+    out
+}
+
+/// See [`crate::layer_norm`].
+#[must_use]
+pub fn layer_norm(x: &[f32], width: usize, eps: f32, weight: &[f32], bias: &[f32]) -> Vec<f32> {
+    x.chunks_exact(width)
+        .flat_map(|row| {
+            let values: Vec<f64> = row.iter().map(|&x| f64::from(x)).collect();
+            let affine =
+                |(i, y): (usize, f64)| (y * f64::from(weight[i]) + f64::from(bias[i])) as f32;
+            normed(&values, eps).into_iter().enumerate().map(affine).collect::<Vec<_>>()
+        })
+        .collect()
+}
+
+fn normed(values: &[f64], eps: f32) -> Vec<f64> {
+    let count = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / count;
+    let variance = values.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / count;
+    values.iter().map(|x| (x - mean) / (variance + f64::from(eps)).sqrt()).collect()
+}
+
+/// See [`crate::activate`].
+#[must_use]
+pub fn activate(x: &[f32], activation: Activation) -> Vec<f32> {
+    x.iter().map(|&x| activate_one(f64::from(x), activation) as f32).collect()
+}
+
+fn activate_one(x: f64, activation: Activation) -> f64 {
+    match activation {
+        Activation::None => x,
+        Activation::Silu => x / (1.0 + (-x).exp()),
+        Activation::Gelu => 0.5 * x * (1.0 + erf(x * std::f64::consts::FRAC_1_SQRT_2)),
+        Activation::QuickGelu => x / (1.0 + (-1.702 * x).exp()),
+    }
+}
+
+/// The error function by its Maclaurin series; beyond 6 it is ±1 in f64.
+fn erf(x: f64) -> f64 {
+    if x.abs() > 6.0 {
+        return x.signum();
+    }
+    // e^(−x²) Σ 2ⁿ x^(2n+1) / (1·3·…·(2n+1)): all terms of one sign, so nothing cancels.
+    let (mut term, mut sum) = (x, x);
+    for n in 1..200 {
+        term *= 2.0 * x * x / f64::from(2 * n + 1);
+        sum += term;
+    }
+    2.0 / std::f64::consts::PI.sqrt() * (-x * x).exp() * sum
+}

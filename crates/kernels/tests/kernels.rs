@@ -1,0 +1,217 @@
+//! Every kernel against the plain reference, on awkward sizes, at every instruction level of
+//! this machine.
+
+mod common;
+
+use common::{Random, Stored, close, each_isa};
+use proptest::prelude::*;
+use unwrong_kernels::{
+    Activation, AttentionShape, Conv, ConvEpilogue, Epilogue, GroupNormShape, Matrix, activate,
+    add_low_rank, attention, conv2d, group_norm, layer_norm, linear, linear_geglu, reference,
+};
+
+const ACTIVATIONS: [Activation; 4] =
+    [Activation::None, Activation::Silu, Activation::Gelu, Activation::QuickGelu];
+
+/// Sizes around every tile and block boundary.
+fn size() -> impl Strategy<Value = usize> {
+    prop_oneof![
+        prop::sample::select(vec![1, 2, 5, 6, 7, 8, 9, 15, 16, 17, 24, 31, 33, 77, 97]),
+        1_usize..40,
+    ]
+}
+
+/// Depths: around the vector width, and over one and two depth blocks.
+fn depth() -> impl Strategy<Value = usize> {
+    prop_oneof![size(), prop::sample::select(vec![383, 384, 385, 640, 770])]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    #[test]
+    fn linear_equals_the_reference(
+        rows in size(), inputs in depth(), outputs in size(), dtype in 0_usize..3,
+        offset in 0_usize..4, bias: bool, residual: bool, activation in 0_usize..4, seed: u64,
+    ) {
+        let mut random = Random(seed);
+        let x = random.numbers(rows * inputs);
+        let weight = Stored::new(&mut random, dtype, offset, outputs, inputs);
+        let (bias_values, residual_values) = (random.numbers(outputs), random.numbers(rows * outputs));
+        let epilogue = Epilogue {
+            bias: bias.then_some(&bias_values),
+            activation: ACTIVATIONS[activation],
+            residual: residual.then_some(&residual_values),
+        };
+        let expected = reference::linear(&x, rows, weight.matrix(), &epilogue);
+        each_isa(|| close(&linear(&x, rows, weight.matrix(), &epilogue), &expected, inputs));
+    }
+
+    #[test]
+    fn geglu_equals_the_reference(
+        rows in size(), inputs in depth(), outputs in size(), dtype in 0_usize..3,
+        offset in 0_usize..4, bias: bool, seed: u64,
+    ) {
+        let mut random = Random(seed);
+        let x = random.numbers(rows * inputs);
+        let weight = Stored::new(&mut random, dtype, offset, 2 * outputs, inputs);
+        let bias_values = random.numbers(2 * outputs);
+        let bias = bias.then_some(bias_values.as_slice());
+        let expected = reference::linear_geglu(&x, rows, weight.matrix(), bias);
+        each_isa(|| close(&linear_geglu(&x, rows, weight.matrix(), bias), &expected, 4 * inputs));
+    }
+
+    #[test]
+    fn a_low_rank_branch_equals_the_reference(
+        rows in size(), inputs in depth(), outputs in size(), rank in 1_usize..20, seed: u64,
+    ) {
+        let mut random = Random(seed);
+        let x = random.numbers(rows * inputs);
+        let y = random.numbers(rows * outputs);
+        let (down, up) = (random.numbers(rank * inputs), random.numbers(outputs * rank));
+        let (down, up) =
+            (Matrix::from_f32(rank, inputs, &down), Matrix::from_f32(outputs, rank, &up));
+        let mut expected = y.clone();
+        reference::add_low_rank(&mut expected, &x, rows, down, up, 0.7);
+        each_isa(|| {
+            let mut y = y.clone();
+            add_low_rank(&mut y, &x, rows, down, up, 0.7);
+            close(&y, &expected, 4 * inputs * rank);
+        });
+    }
+
+    #[test]
+    fn convolution_equals_the_reference(
+        batch in 1_usize..3, h in 1_usize..10, w in 1_usize..10,
+        channels in prop_oneof![1_usize..20, Just(41), Just(90)],
+        outputs in prop_oneof![1_usize..20, Just(33)],
+        kernel in prop::sample::select(vec![1_usize, 3]), stride in 1_usize..3,
+        padding in prop::array::uniform4(0_usize..3), upsample: bool,
+        dtype in 0_usize..3, offset in 0_usize..4, extras: [bool; 3], seed: u64,
+    ) {
+        let factor = 1 + usize::from(upsample);
+        let [top, bottom, left, right] = padding;
+        prop_assume!(h * factor + top + bottom >= kernel && w * factor + left + right >= kernel);
+        let mut random = Random(seed);
+        let x = random.numbers(batch * h * w * channels);
+        let inputs = channels * kernel * kernel;
+        let weight = Stored::new(&mut random, dtype, offset, outputs, inputs);
+        let conv = Conv { weight: weight.matrix(), kernel, stride, padding, upsample };
+        let shape = [batch, h, w, channels];
+        let output_shape = conv.output_shape(shape);
+        let (bias, per_image) = (random.numbers(outputs), random.numbers(batch * outputs));
+        let residual = random.numbers(output_shape.iter().product());
+        let epilogue = ConvEpilogue {
+            bias: extras[0].then_some(&bias),
+            per_image: extras[1].then_some(&per_image),
+            residual: extras[2].then_some(&residual),
+        };
+        let (expected, _) = reference::conv2d(&x, shape, &conv, &epilogue);
+        each_isa(|| {
+            let (image, found_shape) = conv2d(&x, shape, &conv, &epilogue);
+            assert_eq!(found_shape, output_shape);
+            close(&image, &expected, inputs);
+        });
+    }
+
+    #[test]
+    fn attention_equals_the_reference(
+        batch in 1_usize..3, heads in 1_usize..4,
+        head_dim in prop::sample::select(vec![1_usize, 7, 8, 16, 17, 40, 64]),
+        query_tokens in size(),
+        key_tokens in prop_oneof![size(), prop::sample::select(vec![255, 256, 257, 600])],
+        causal: bool, seed: u64,
+    ) {
+        let query_tokens = if causal { key_tokens } else { query_tokens };
+        let shape = AttentionShape { batch, query_tokens, key_tokens, heads, head_dim };
+        let mut random = Random(seed);
+        let q = random.numbers(batch * query_tokens * heads * head_dim);
+        let [k, v] = [(); 2].map(|()| random.numbers(batch * key_tokens * heads * head_dim));
+        let expected = reference::attention(&q, &k, &v, shape, 1.5, causal);
+        each_isa(|| close(&attention(&q, &k, &v, shape, 1.5, causal), &expected, 4 * head_dim + key_tokens));
+    }
+
+    #[test]
+    fn group_norm_equals_the_reference(
+        batch in 1_usize..3, positions in prop_oneof![1_usize..80, Just(200), Just(4200)],
+        groups in 1_usize..5, width in 1_usize..9, silu: bool, seed: u64,
+    ) {
+        let channels = groups * width;
+        let shape = GroupNormShape { batch, positions, channels, groups };
+        let mut random = Random(seed);
+        // Far from zero: the variance must survive it.
+        let x: Vec<f32> =
+            random.numbers(batch * positions * channels).iter().map(|x| x + 30.0).collect();
+        let (weight, bias) = (random.numbers(channels), random.numbers(channels));
+        let expected = reference::group_norm(&x, shape, 1e-5, &weight, &bias, silu);
+        each_isa(|| {
+            let found = group_norm(&x, shape, 1e-5, &weight, &bias, silu);
+            // 30 + x itself is only good to 2e-6, times the factor.
+            common::close_to(&found, &expected, 1e-4);
+        });
+    }
+
+    #[test]
+    fn layer_norm_equals_the_reference(
+        rows in size(), width in 2_usize..400, seed: u64,
+    ) {
+        let mut random = Random(seed);
+        let x = random.numbers(rows * width);
+        let (weight, bias) = (random.numbers(width), random.numbers(width));
+        let expected = reference::layer_norm(&x, width, 1e-5, &weight, &bias);
+        each_isa(|| {
+            common::close_to(&layer_norm(&x, width, 1e-5, &weight, &bias), &expected, 2e-5);
+        });
+    }
+}
+
+#[test]
+fn the_head_of_the_vae_is_512_wide() {
+    let shape =
+        AttentionShape { batch: 1, query_tokens: 150, key_tokens: 150, heads: 1, head_dim: 512 };
+    let mut random = Random(3);
+    let [q, k, v] = [(); 3].map(|()| random.numbers(150 * 512));
+    let expected = reference::attention(&q, &k, &v, shape, 512_f32.powf(-0.5), false);
+    each_isa(|| {
+        close(&attention(&q, &k, &v, shape, 512_f32.powf(-0.5), false), &expected, 512);
+    });
+}
+
+#[test]
+fn activations_are_accurate_to_f32_from_end_to_end() {
+    let x: Vec<f32> = (-24_000..=24_000).map(|i| i as f32 / 1000.0).collect();
+    for activation in ACTIVATIONS {
+        let expected = reference::activate(&x, activation);
+        each_isa(|| {
+            for ((x, found), expected) in x.iter().zip(activate(&x, activation)).zip(&expected) {
+                let error = (found - expected).abs();
+                // The error function saturates: to the left of zero only the absolute error is
+                // small, as everywhere else.
+                let allowed = 4e-7 * expected.abs() + 1.8e-7 * x.abs().min(4.0) + 1e-30;
+                assert!(error <= allowed, "{activation:?}({x}) is {found}, expected {expected}");
+            }
+        });
+    }
+}
+
+#[test]
+fn extreme_activations_stay_finite() {
+    let x = [-1e30, -200.0, -88.0, -0.0, 0.0, 88.0, 200.0, 1e30];
+    for activation in ACTIVATIONS {
+        let expected = reference::activate(&x, activation);
+        each_isa(|| common::close_to(&activate(&x, activation), &expected, 1e-6));
+    }
+}
+
+#[test]
+fn softmax_survives_scores_of_any_size() {
+    let shape =
+        AttentionShape { batch: 1, query_tokens: 3, key_tokens: 300, heads: 1, head_dim: 8 };
+    let mut random = Random(9);
+    let q: Vec<f32> = random.numbers(24).iter().map(|x| x * 100.0).collect();
+    let k: Vec<f32> = random.numbers(2400).iter().map(|x| x * 100.0).collect();
+    let v = random.numbers(2400);
+    let expected = reference::attention(&q, &k, &v, shape, 1.0, false);
+    // Scores near 1e4 are good to 1e-3 only, and so are their exponentials.
+    each_isa(|| common::close_to(&attention(&q, &k, &v, shape, 1.0, false), &expected, 1e-2));
+}

@@ -1,0 +1,219 @@
+//! One result: the same bits for any number of threads, and for a row, image or query alone
+//! or among others.
+
+mod common;
+
+use common::{Random, Stored, each_isa, same};
+use unwrong_kernels::{
+    Activation, AttentionShape, Conv, ConvEpilogue, Epilogue, GroupNormShape, Matrix, activate,
+    add_low_rank, attention, conv2d, group_norm, layer_norm, linear, linear_geglu,
+};
+
+/// Runs `kernel` on 1, 2, 3 and 7 threads and expects the same bits; returns them.
+fn on_any_threads(kernel: impl Fn() -> Vec<f32> + Sync) -> Vec<f32> {
+    let isa = unwrong_kernels::Isa::current();
+    let run = |threads| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| isa.scope(&kernel))
+    };
+    let expected = run(1);
+    for threads in [2, 3, 7] {
+        same(&run(threads), &expected);
+    }
+    expected
+}
+
+/// Expects each of `whole`'s equal parts to be what `part` computes for it.
+fn parts_alone(whole: &[f32], count: usize, part: impl Fn(usize) -> Vec<f32>) {
+    for (index, expected) in whole.chunks_exact(whole.len() / count).enumerate() {
+        same(&part(index), expected);
+    }
+}
+
+#[test]
+fn a_row_of_a_linear_layer_does_not_know_the_others() {
+    for (rows, inputs, outputs) in [(13, 40, 24), (500, 640, 330), (1000, 100, 72), (7, 900, 1300)]
+    {
+        let mut random = Random(1);
+        let x = random.numbers(rows * inputs);
+        let weight = Stored::new(&mut random, 1, 1, outputs, inputs);
+        let bias = random.numbers(outputs);
+        let epilogue = Epilogue { bias: Some(&bias), activation: Activation::Gelu, residual: None };
+        each_isa(|| {
+            let whole = on_any_threads(|| linear(&x, rows, weight.matrix(), &epilogue));
+            for count in [1, 5, 6, 7] {
+                let some = linear(&x[..count * inputs], count, weight.matrix(), &epilogue);
+                same(&some, &whole[..count * outputs]);
+            }
+            let last = linear(&x[(rows - 1) * inputs..], 1, weight.matrix(), &epilogue);
+            same(&last, &whole[(rows - 1) * outputs..]);
+        });
+    }
+}
+
+#[test]
+fn a_row_of_a_gated_layer_does_not_know_the_others() {
+    let (rows, inputs, outputs) = (430, 400, 168);
+    let mut random = Random(2);
+    let x = random.numbers(rows * inputs);
+    let weight = Stored::new(&mut random, 1, 1, 2 * outputs, inputs);
+    let bias = random.numbers(2 * outputs);
+    each_isa(|| {
+        let whole = on_any_threads(|| linear_geglu(&x, rows, weight.matrix(), Some(&bias)));
+        parts_alone(&whole, 2, |i| {
+            let x = &x[i * rows / 2 * inputs..][..rows / 2 * inputs];
+            linear_geglu(x, rows / 2, weight.matrix(), Some(&bias))
+        });
+    });
+}
+
+#[test]
+fn a_row_of_a_low_rank_branch_does_not_know_the_others() {
+    let (rows, inputs, outputs, rank) = (600, 640, 640, 12);
+    let mut random = Random(3);
+    let x = random.numbers(rows * inputs);
+    let y = random.numbers(rows * outputs);
+    let (down, up) = (random.numbers(rank * inputs), random.numbers(outputs * rank));
+    let run = |range: std::ops::Range<usize>| {
+        let mut y = y[range.start * outputs..range.end * outputs].to_vec();
+        let x = &x[range.start * inputs..range.end * inputs];
+        let down = Matrix::from_f32(rank, inputs, &down);
+        add_low_rank(&mut y, x, range.len(), down, Matrix::from_f32(outputs, rank, &up), 0.5);
+        y
+    };
+    each_isa(|| {
+        let whole = on_any_threads(|| run(0..rows));
+        parts_alone(&whole, 3, |i| run(i * 200..(i + 1) * 200));
+    });
+}
+
+#[test]
+fn an_image_of_a_convolution_does_not_know_the_others() {
+    for (size, channels, outputs, kernel, stride, upsample) in [
+        (16, 40, 48, 3, 1, false),
+        (15, 90, 33, 3, 2, false),
+        (9, 96, 80, 3, 1, true),
+        (20, 70, 30, 1, 1, false),
+    ] {
+        let mut random = Random(4);
+        let batch = 3;
+        let x = random.numbers(batch * size * size * channels);
+        let inputs = channels * kernel * kernel;
+        let weight = Stored::new(&mut random, 1, 1, outputs, inputs);
+        let padding = [kernel / 2; 4];
+        let conv = Conv { weight: weight.matrix(), kernel, stride, padding, upsample };
+        let per_image = random.numbers(batch * outputs);
+        let run = |images: std::ops::Range<usize>| {
+            let image = size * size * channels;
+            let per_image = &per_image[images.start * outputs..images.end * outputs];
+            let epilogue = ConvEpilogue { per_image: Some(per_image), ..Default::default() };
+            let shape = [images.len(), size, size, channels];
+            conv2d(&x[images.start * image..images.end * image], shape, &conv, &epilogue).0
+        };
+        each_isa(|| {
+            let whole = on_any_threads(|| run(0..batch));
+            parts_alone(&whole, batch, |i| run(i..i + 1));
+        });
+    }
+}
+
+#[test]
+fn a_query_does_not_know_the_other_queries_heads_or_sequences() {
+    for (query_tokens, key_tokens, heads, head_dim, causal) in [
+        (300, 300, 2, 16, false),
+        (77, 77, 3, 64, true),
+        (300, 300, 2, 16, true),
+        (1000, 77, 2, 40, false),
+    ] {
+        let mut random = Random(5);
+        let batch = 2;
+        let width = heads * head_dim;
+        let q = random.numbers(batch * query_tokens * width);
+        let [k, v] = [(); 2].map(|()| random.numbers(batch * key_tokens * width));
+        let shape = AttentionShape { batch, query_tokens, key_tokens, heads, head_dim };
+        each_isa(|| {
+            let whole = on_any_threads(|| attention(&q, &k, &v, shape, 0.2, causal));
+            parts_alone(&whole, batch, |i| {
+                let part = |x: &[f32]| x[i * x.len() / 2..(i + 1) * x.len() / 2].to_vec();
+                let shape = AttentionShape { batch: 1, ..shape };
+                attention(&part(&q), &part(&k), &part(&v), shape, 0.2, causal)
+            });
+            if !causal {
+                for count in [1, 7] {
+                    let shape = AttentionShape { batch: 1, query_tokens: count, ..shape };
+                    let keys = ..key_tokens * width;
+                    let some =
+                        attention(&q[..count * width], &k[keys], &v[keys], shape, 0.2, false);
+                    same(&some, &whole[..count * width]);
+                }
+            }
+        });
+    }
+}
+
+#[test]
+fn a_causal_prefix_does_not_know_what_follows() {
+    let (tokens, width) = (200, 32);
+    let mut random = Random(6);
+    let [q, k, v] = [(); 3].map(|()| random.numbers(tokens * width));
+    let run = |count: usize| {
+        let part = ..count * width;
+        let shape = AttentionShape {
+            batch: 1,
+            query_tokens: count,
+            key_tokens: count,
+            heads: 2,
+            head_dim: width / 2,
+        };
+        attention(&q[part], &k[part], &v[part], shape, 0.3, true)
+    };
+    each_isa(|| common::close_to(&run(77), &run(tokens)[..77 * width], 1e-6));
+}
+
+#[test]
+fn norms_do_not_know_other_images_or_rows() {
+    let (batch, positions, channels) = (3, 1500, 96);
+    let mut random = Random(7);
+    let x = random.numbers(batch * positions * channels);
+    let (weight, bias) = (random.numbers(channels), random.numbers(channels));
+    let group = |x: &[f32], batch| {
+        let shape = GroupNormShape { batch, positions, channels, groups: 32 };
+        group_norm(x, shape, 1e-5, &weight, &bias, true)
+    };
+    let layer = |x: &[f32]| layer_norm(x, channels, 1e-5, &weight, &bias);
+    each_isa(|| {
+        let image = |i: usize| &x[i * positions * channels..(i + 1) * positions * channels];
+        let whole = on_any_threads(|| group(&x, batch));
+        parts_alone(&whole, batch, |i| group(image(i), 1));
+        let whole = on_any_threads(|| layer(&x));
+        parts_alone(&whole, batch, |i| layer(image(i)));
+    });
+}
+
+#[test]
+fn activations_do_not_depend_on_threads_or_position() {
+    let x = Random(8).numbers(200_001);
+    each_isa(|| {
+        let whole = on_any_threads(|| activate(&x, Activation::Gelu));
+        same(&activate(&x[3..10], Activation::Gelu), &whole[3..10]);
+    });
+}
+
+#[test]
+fn nothing_in_gives_nothing_out() {
+    let weight = Matrix::from_f32(3, 2, &[1.0; 6]);
+    assert!(linear(&[], 0, weight, &Epilogue::default()).is_empty());
+    assert!(activate(&[], Activation::Silu).is_empty());
+    assert!(layer_norm(&[], 2, 1e-5, &[1.0; 2], &[0.0; 2]).is_empty());
+    let empty = Matrix::from_f32(3, 0, &[]);
+    let bias = [1.0, 2.0, 3.0];
+    let epilogue = Epilogue { bias: Some(&bias), ..Default::default() };
+    same(&linear(&[], 2, empty, &epilogue), &[1.0, 2.0, 3.0, 1.0, 2.0, 3.0]);
+}
+
+#[test]
+#[should_panic(expected = "x of a linear layer")]
+fn a_length_that_does_not_fit_is_a_bug_of_the_caller() {
+    let weight = Matrix::from_f32(3, 2, &[1.0; 6]);
+    let _ = linear(&[1.0; 5], 2, weight, &Epilogue::default());
+}
