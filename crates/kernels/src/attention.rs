@@ -156,10 +156,7 @@ impl Task<'_> {
                         count,
                         scale: self.scale,
                         first: first == 0,
-                        // How many of the block's keys the first query may see.
-                        visible: self
-                            .causal
-                            .then(|| (queries.start + local + 1).saturating_sub(first)),
+                        visible: self.causal.then_some((queries.start + local + 1, first)),
                     };
                     let running =
                         (&mut greatest[local..local + rows], &mut sums[local..local + rows]);
@@ -235,7 +232,8 @@ struct Scores<'a> {
     count: usize,
     scale: f32,
     first: bool,
-    visible: Option<usize>,
+    /// Causal: how many keys the first query may see in all, and how many came before the block.
+    visible: Option<(usize, usize)>,
 }
 
 per_isa! {
@@ -261,7 +259,9 @@ fn softmax_block_body<S: Simd>(
         rows.zip(greatest.iter_mut().zip(sums.iter_mut())).enumerate()
     {
         // Hidden keys, and the rest of the last vector, weigh nothing.
-        let seen = block.visible.map_or(block.count, |visible| block.count.min(visible + row));
+        let seen = block.visible.map_or(block.count, |(visible, before)| {
+            block.count.min((visible + row).saturating_sub(before))
+        });
         let vectors = block.count.div_ceil(LANES);
         scores[seen..vectors * LANES].fill(f32::NEG_INFINITY);
         let (vectors, _) = scores[..vectors * LANES].as_chunks_mut::<LANES>();

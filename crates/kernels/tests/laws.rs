@@ -13,7 +13,10 @@ use unwrong_kernels::{
 fn on_any_threads(kernel: impl Fn() -> Vec<f32> + Sync) -> Vec<f32> {
     let isa = unwrong_kernels::Isa::current();
     let run = |threads| {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build()
+            .expect("threads can be started");
         pool.install(|| isa.scope(&kernel))
     };
     let expected = run(1);

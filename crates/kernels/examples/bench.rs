@@ -1,0 +1,166 @@
+//! Speed of each kernel at sizes of the real model: the best of a few runs.
+//!
+//! `cargo run --release -p unwrong-kernels --example bench [FILTER]`
+
+#![expect(clippy::print_stdout, reason = "it is a report")]
+
+use std::time::Instant;
+
+use unwrong_kernels::{
+    Activation, AttentionShape, Conv, ConvEpilogue, Dtype, Epilogue, GroupNormShape, Isa, Matrix,
+    activate, add_low_rank, attention, conv2d, group_norm, layer_norm, linear, linear_geglu,
+};
+
+/// Numbers around zero, cheap to make.
+fn numbers(count: usize) -> Vec<f32> {
+    (0..count as u32)
+        .map(|i| (i.wrapping_mul(2_654_435_761) >> 16) as f32 / 32768.0 - 1.0)
+        .collect()
+}
+
+/// Halves between 2⁻⁸ and 2⁻⁷, of either sign.
+fn halves(count: usize) -> Vec<u8> {
+    (0..count as u32)
+        .flat_map(|i| {
+            let random = i.wrapping_mul(2_654_435_761) >> 16;
+            ((0x1c00 | (random & 0x83ff)) as u16).to_le_bytes()
+        })
+        .collect()
+}
+
+struct Bench {
+    filter: String,
+}
+
+impl Bench {
+    /// Runs `kernel` and prints its speed; `work` counts floating point operations.
+    fn run<R>(&self, name: &str, work: f64, kernel: impl Fn() -> R) {
+        if !name.contains(&self.filter) {
+            return;
+        }
+        let mut best = f64::INFINITY;
+        let begin = Instant::now();
+        for runs in 0.. {
+            let start = Instant::now();
+            std::hint::black_box(kernel());
+            best = best.min(start.elapsed().as_secs_f64());
+            if runs >= 3 && begin.elapsed().as_secs_f64() > 0.5 {
+                break;
+            }
+        }
+        println!("{name:46} {:10.3} ms {:8.1} G/s", best * 1e3, work / best / 1e9);
+    }
+
+    fn linear(&self, rows: usize, inputs: usize, outputs: usize) {
+        let (x, weight, bias) =
+            (numbers(rows * inputs), halves(inputs * outputs), numbers(outputs));
+        let weight = Matrix::new(Dtype::F16, outputs, inputs, &weight);
+        let epilogue = Epilogue { bias: Some(&bias), ..Default::default() };
+        let work = 2.0 * (rows * inputs * outputs) as f64;
+        self.run(&format!("linear {rows}x{inputs} -> {outputs}"), work, || {
+            linear(&x, rows, weight, &epilogue)
+        });
+    }
+
+    fn geglu(&self, rows: usize, inputs: usize, outputs: usize) {
+        let (x, weight) = (numbers(rows * inputs), halves(2 * inputs * outputs));
+        let weight = Matrix::new(Dtype::F16, 2 * outputs, inputs, &weight);
+        let work = 4.0 * (rows * inputs * outputs) as f64;
+        self.run(&format!("geglu {rows}x{inputs} -> {outputs}"), work, || {
+            linear_geglu(&x, rows, weight, None)
+        });
+    }
+
+    fn low_rank(&self, rows: usize, width: usize, rank: usize) {
+        let x = numbers(rows * width);
+        let factors = numbers(rank * width);
+        let (down, up) =
+            (Matrix::from_f32(rank, width, &factors), Matrix::from_f32(width, rank, &factors));
+        let work = 4.0 * (rows * width * rank) as f64;
+        let y = std::cell::RefCell::new(x.clone());
+        self.run(&format!("low rank {rows}x{width}, rank {rank}"), work, || {
+            add_low_rank(&mut y.borrow_mut(), &x, rows, down, up, 0.5);
+        });
+    }
+
+    fn conv(&self, batch: usize, size: usize, [channels, outputs]: [usize; 2], stride: usize) {
+        let (x, weight) = (numbers(batch * size * size * channels), halves(9 * channels * outputs));
+        let weight = Matrix::new(Dtype::F16, outputs, 9 * channels, &weight);
+        let conv = Conv { weight, kernel: 3, stride, padding: [1; 4], upsample: false };
+        let shape = [batch, size, size, channels];
+        let pixels = conv.output_shape(shape)[..3].iter().product::<usize>();
+        let work = 18.0 * (pixels * channels * outputs) as f64;
+        let name = format!("conv {batch}x{size}² {channels} -> {outputs}, stride {stride}");
+        self.run(&name, work, || conv2d(&x, shape, &conv, &ConvEpilogue::default()));
+    }
+
+    fn attention(&self, batch: usize, [queries, keys]: [usize; 2], heads: usize, head_dim: usize) {
+        let width = heads * head_dim;
+        let q = numbers(batch * queries * width);
+        let k = numbers(batch * keys * width);
+        let shape =
+            AttentionShape { batch, query_tokens: queries, key_tokens: keys, heads, head_dim };
+        let work = 4.0 * (batch * queries * keys * width) as f64;
+        let name = format!("attention {batch}x{queries}x{keys}, {heads} heads of {head_dim}");
+        self.run(&name, work, || attention(&q, &k, &k, shape, 0.125, false));
+    }
+}
+
+fn main() {
+    let bench = Bench { filter: std::env::args().nth(1).unwrap_or_default() };
+    println!("level {}, {} threads", Isa::current().name(), rayon::current_num_threads());
+
+    bench.linear(77, 768, 768);
+    bench.linear(2, 1280, 1280);
+    bench.linear(154, 2048, 1280);
+    bench.linear(512, 1280, 1280);
+    bench.linear(2048, 640, 640);
+    bench.linear(4096, 640, 640);
+    bench.linear(1024, 5120, 1280);
+    bench.geglu(1024, 1280, 5120);
+    bench.geglu(4096, 640, 2560);
+    bench.low_rank(4096, 640, 4);
+    bench.low_rank(4096, 640, 64);
+    bench.conv(1, 64, [320, 320], 1);
+    bench.conv(1, 32, [1280, 640], 1);
+    bench.conv(2, 16, [1280, 1280], 1);
+    bench.conv(1, 64, [640, 640], 2);
+    bench.conv(1, 256, [256, 256], 1);
+    bench.conv(1, 512, [128, 128], 1);
+    bench.conv(1, 512, [128, 3], 1);
+    bench.attention(1, [4096, 4096], 10, 64);
+    bench.attention(2, [1024, 1024], 20, 64);
+    bench.attention(1, [4096, 77], 10, 64);
+    bench.attention(1, [4096, 4096], 1, 512);
+
+    // Elementwise: G/s counts bytes read and written.
+    let x = numbers(512 * 512 * 128);
+    let ones = vec![1.0; 1280];
+    let bytes = 8.0 * x.len() as f64;
+    let shape = GroupNormShape { batch: 1, positions: 512 * 512, channels: 128, groups: 32 };
+    bench.run("group norm 512²x128, silu", bytes, || {
+        group_norm(&x, shape, 1e-6, &ones[..128], &ones[..128], true)
+    });
+    bench.run("layer norm 26214x1280", bytes / x.len() as f64 * 33_553_920.0, || {
+        layer_norm(&x[..33_553_920], 1280, 1e-5, &ones, &ones)
+    });
+    bench.run("gelu 33 M", bytes, || activate(&x, Activation::Gelu));
+
+    // The demo's sizes: what a call costs.
+    bench.linear(2, 64, 128);
+    bench.linear(128, 64, 64);
+    bench.linear(512, 64, 64);
+    bench.geglu(512, 64, 256);
+    bench.conv(2, 16, [32, 32], 1);
+    bench.conv(1, 128, [32, 32], 1);
+    bench.attention(2, [256, 256], 4, 16);
+    bench.attention(2, [64, 64], 4, 16);
+    let small = numbers(2 * 256 * 64);
+    let shape = GroupNormShape { batch: 2, positions: 256, channels: 64, groups: 32 };
+    bench.run("group norm 2x16²x64, silu", 8.0 * small.len() as f64, || {
+        group_norm(&small, shape, 1e-6, &ones[..64], &ones[..64], true)
+    });
+    bench.run("layer norm 512x64", 8.0 * small.len() as f64, || {
+        layer_norm(&small, 64, 1e-5, &ones[..64], &ones[..64])
+    });
+}
