@@ -1,0 +1,283 @@
+//! The layers that UNet, VAE and text encoders share, and how one run passes through them.
+//!
+//! A layer holds views of its frozen weights and its checkpoint name; what a LoRA does to it is
+//! looked up by that name in the [`Run`], so a change of scale touches no network.
+
+use candle_core::Tensor;
+
+use crate::error::Result;
+use crate::files::{FrozenWeight, WeightPath};
+use crate::lora::LayerAdapters;
+use crate::ops::{self, Activation, Affine, Ops, Product, Window};
+
+/// Told every block's name and output; used by the parity tests.
+pub type Observer<'a> = dyn Fn(&str, &Tensor) + 'a;
+
+/// What one pass through a network carries beside its inputs.
+#[derive(Clone, Copy)]
+pub struct Run<'a> {
+    /// Which implementation of the operations.
+    pub ops: Ops,
+    /// What the LoRA files do to this network.
+    pub adapters: &'a LayerAdapters,
+    /// Sees the output of every block.
+    pub observer: Option<&'a Observer<'a>>,
+}
+
+impl<'a> Run<'a> {
+    /// A run that nobody watches.
+    #[must_use]
+    pub fn new(ops: Ops, adapters: &'a LayerAdapters) -> Self {
+        Self { ops, adapters, observer: None }
+    }
+
+    /// Shows a block's output to the observer, if there is one.
+    pub(crate) fn observe(&self, name: &str, output: &Tensor) {
+        if let Some(observer) = self.observer {
+            observer(name, output);
+        }
+    }
+
+    fn product<'l>(&self, layer: &'l Linear) -> Product<'l>
+    where
+        'a: 'l,
+    {
+        Product {
+            weight: &layer.weight,
+            bias: layer.bias.as_ref(),
+            adapter: self.adapters.get(&layer.name),
+        }
+    }
+}
+
+/// A linear layer or the weights of a convolution: `weight`, and `bias` where there is one.
+pub(crate) struct Linear {
+    name: String,
+    weight: FrozenWeight,
+    bias: Option<FrozenWeight>,
+}
+
+impl Linear {
+    /// A layer with a bias; `shape` is `[out, in]` or `[out, in, k, k]`.
+    pub(crate) fn load(weights: &WeightPath, shape: &[usize]) -> Result<Self> {
+        let bias = Some(weights.get("bias", &shape[..1])?);
+        Ok(Self { bias, ..Self::load_no_bias(weights, shape)? })
+    }
+
+    /// A layer without a bias.
+    pub(crate) fn load_no_bias(weights: &WeightPath, shape: &[usize]) -> Result<Self> {
+        Ok(Self { name: weights.name().to_owned(), weight: weights.get("weight", shape)?, bias: None })
+    }
+
+    pub(crate) fn forward(&self, run: &Run<'_>, x: &Tensor) -> Result<Tensor> {
+        self.fused(run, x, Activation::None, None)
+    }
+
+    pub(crate) fn activated(
+        &self,
+        run: &Run<'_>,
+        x: &Tensor,
+        activation: Activation,
+    ) -> Result<Tensor> {
+        self.fused(run, x, activation, None)
+    }
+
+    pub(crate) fn onto(&self, run: &Run<'_>, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
+        self.fused(run, x, Activation::None, Some(residual))
+    }
+
+    fn fused(
+        &self,
+        run: &Run<'_>,
+        x: &Tensor,
+        activation: Activation,
+        residual: Option<&Tensor>,
+    ) -> Result<Tensor> {
+        ops::linear(run.ops, x, run.product(self), activation, residual)
+    }
+}
+
+/// A convolution with a bias.
+pub(crate) struct Conv {
+    weights: Linear,
+    window: Window,
+}
+
+impl Conv {
+    /// Output as large as the input.
+    pub(crate) fn load(
+        weights: &WeightPath,
+        inputs: usize,
+        outputs: usize,
+        kernel: usize,
+    ) -> Result<Self> {
+        Self::with_window(weights, inputs, outputs, Window::same(kernel))
+    }
+
+    pub(crate) fn with_window(
+        weights: &WeightPath,
+        inputs: usize,
+        outputs: usize,
+        window: Window,
+    ) -> Result<Self> {
+        let shape = [outputs, inputs, window.kernel, window.kernel];
+        Ok(Self { weights: Linear::load(weights, &shape)?, window })
+    }
+
+    pub(crate) fn forward(&self, run: &Run<'_>, x: &Tensor) -> Result<Tensor> {
+        self.fused(run, x, None, None)
+    }
+
+    /// The convolution plus `per_image` `[B, O]` plus `residual`.
+    pub(crate) fn fused(
+        &self,
+        run: &Run<'_>,
+        x: &Tensor,
+        per_image: Option<&Tensor>,
+        residual: Option<&Tensor>,
+    ) -> Result<Tensor> {
+        ops::conv2d(run.ops, x, run.product(&self.weights), self.window, per_image, residual)
+    }
+}
+
+/// Nearest-neighbour doubling, then a 3×3 convolution.
+pub(crate) struct Upsample {
+    conv: Conv,
+}
+
+impl Upsample {
+    pub(crate) fn load(weights: &WeightPath, channels: usize) -> Result<Self> {
+        let window = Window { upsample: true, ..Window::same(3) };
+        Ok(Self { conv: Conv::with_window(&weights.path("conv"), channels, channels, window)? })
+    }
+
+    pub(crate) fn forward(&self, run: &Run<'_>, x: &Tensor) -> Result<Tensor> {
+        self.conv.forward(run, x)
+    }
+
+    /// Doubles to exactly `height` × `width`, which may be one less than twice the input: odd
+    /// sizes lose a row or column on the way down and must meet their skip again.
+    pub(crate) fn forward_to(
+        &self,
+        run: &Run<'_>,
+        x: &Tensor,
+        height: usize,
+        width: usize,
+    ) -> Result<Tensor> {
+        let (_, h, w, _) = x.dims4()?;
+        if (height, width) == (2 * h, 2 * w) {
+            return self.forward(run, x);
+        }
+        // `floor(i · h / (2h − 1)) = floor(i / 2)` for every row, so PyTorch's nearest
+        // interpolation to an odd size is the doubled image without its last row.
+        let doubled = ops::upsample_2x(x)?.narrow(1, 0, height)?.narrow(2, 0, width)?;
+        let product = run.product(&self.conv.weights);
+        ops::conv2d(run.ops, &doubled.contiguous()?, product, Window::same(3), None, None)
+    }
+}
+
+/// Scale and shift of a normalisation.
+pub(crate) struct Norm {
+    weight: FrozenWeight,
+    bias: FrozenWeight,
+    eps: f64,
+}
+
+impl Norm {
+    pub(crate) fn load(weights: &WeightPath, width: usize, eps: f64) -> Result<Self> {
+        let (weight, bias) = (weights.get("weight", &[width])?, weights.get("bias", &[width])?);
+        Ok(Self { weight, bias, eps })
+    }
+
+    fn affine(&self) -> Affine<'_> {
+        Affine { weight: &self.weight, bias: &self.bias, eps: self.eps }
+    }
+
+    /// Over the last axis.
+    pub(crate) fn layer(&self, run: &Run<'_>, x: &Tensor) -> Result<Tensor> {
+        ops::layer_norm(run.ops, x, self.affine())
+    }
+
+    /// Over groups of channels of `[B, H, W, C]`.
+    pub(crate) fn group(&self, run: &Run<'_>, x: &Tensor, groups: usize) -> Result<Tensor> {
+        ops::group_norm(run.ops, x, groups, self.affine(), false)
+    }
+
+    /// [`Norm::group`], then SiLU.
+    pub(crate) fn group_silu(&self, run: &Run<'_>, x: &Tensor, groups: usize) -> Result<Tensor> {
+        ops::group_norm(run.ops, x, groups, self.affine(), true)
+    }
+}
+
+/// Sizes of a [`Resnet`].
+#[derive(Clone, Copy)]
+pub(crate) struct ResnetShape {
+    pub(crate) inputs: usize,
+    pub(crate) outputs: usize,
+    pub(crate) groups: usize,
+    pub(crate) eps: f64,
+    /// Width of the time embedding; the VAE has none.
+    pub(crate) embedding: Option<usize>,
+}
+
+/// Two normalised convolutions around the time embedding, on a skip connection.
+///
+/// diffusers `ResnetBlock2D` with `time_scale_shift = "default"`.
+pub(crate) struct Resnet {
+    name: String,
+    groups: usize,
+    norm1: Norm,
+    conv1: Conv,
+    time_emb_proj: Option<Linear>,
+    norm2: Norm,
+    conv2: Conv,
+    conv_shortcut: Option<Conv>,
+}
+
+impl Resnet {
+    pub(crate) fn load(weights: &WeightPath, shape: ResnetShape) -> Result<Self> {
+        let ResnetShape { inputs, outputs, groups, eps, embedding } = shape;
+        let time_emb_proj = match embedding {
+            Some(width) => Some(Linear::load(&weights.path("time_emb_proj"), &[outputs, width])?),
+            None => None,
+        };
+        let conv_shortcut = if inputs == outputs {
+            None
+        } else {
+            Some(Conv::load(&weights.path("conv_shortcut"), inputs, outputs, 1)?)
+        };
+        Ok(Self {
+            name: weights.name().to_owned(),
+            groups,
+            norm1: Norm::load(&weights.path("norm1"), inputs, eps)?,
+            conv1: Conv::load(&weights.path("conv1"), inputs, outputs, 3)?,
+            time_emb_proj,
+            norm2: Norm::load(&weights.path("norm2"), outputs, eps)?,
+            conv2: Conv::load(&weights.path("conv2"), outputs, outputs, 3)?,
+            conv_shortcut,
+        })
+    }
+
+    /// `x`: `[B, H, W, inputs]`; `embedding`: SiLU of the time embedding, `[B, E]`.
+    pub(crate) fn forward(
+        &self,
+        run: &Run<'_>,
+        x: &Tensor,
+        embedding: Option<&Tensor>,
+    ) -> Result<Tensor> {
+        let shift = match (&self.time_emb_proj, embedding) {
+            (Some(projection), Some(embedding)) => Some(projection.forward(run, embedding)?),
+            _ => None,
+        };
+        let hidden = self.norm1.group_silu(run, x, self.groups)?;
+        let hidden = self.conv1.fused(run, &hidden, shift.as_ref(), None)?;
+        let hidden = self.norm2.group_silu(run, &hidden, self.groups)?;
+        let skip = match &self.conv_shortcut {
+            Some(shortcut) => &shortcut.forward(run, x)?,
+            None => x,
+        };
+        let output = self.conv2.fused(run, &hidden, None, Some(skip))?;
+        run.observe(&self.name, &output);
+        Ok(output)
+    }
+}

@@ -1,0 +1,299 @@
+//! The operations as our kernels, plugged into candle as custom operations.
+//!
+//! None of them has a backward, so an input that tracks gradients is an error here: a silent
+//! zero gradient is worse than a refusal.
+
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Shape, Tensor};
+use unwrong_kernels as kernels;
+
+use super::{Activation, Affine, Product, Window};
+use crate::error::{Error, Result};
+use crate::files::{Dtype, FrozenWeight};
+
+pub(super) fn linear(
+    x: &Tensor,
+    product: Product<'_>,
+    activation: Activation,
+    residual: Option<&Tensor>,
+) -> Result<Tensor> {
+    let (out, width) = matrix_dims(product.weight);
+    let bias = product.bias.map(FrozenWeight::values_f32);
+    let low_rank = product.adapter.map_or(&[][..], |adapter| &adapter.low_rank);
+    run("linear", x, residual, None, |x, residual, _| {
+        let rows = x.values.len() / width;
+        let residual = residual.map(|r| r.values);
+        let mut dims = x.dims.to_vec();
+        if let Some(last) = dims.last_mut() {
+            *last = if activation == Activation::Geglu { out / 2 } else { out };
+        }
+        let weight = matrix(product.weight);
+        if low_rank.is_empty() && activation != Activation::Geglu {
+            let activation = kernel_activation(activation);
+            let epilogue = kernels::Epilogue { bias: bias.as_deref(), activation, residual };
+            return (kernels::linear(x.values, rows, weight, &epilogue), dims);
+        }
+
+        // A low-rank term belongs inside the activation, so the rest is done after it.
+        let mut y = if low_rank.is_empty() {
+            kernels::linear_geglu(x.values, rows, weight, bias.as_deref())
+        } else {
+            let plain = kernels::Epilogue { bias: bias.as_deref(), ..Default::default() };
+            let mut y = kernels::linear(x.values, rows, weight, &plain);
+            for term in low_rank {
+                let (down, up) = (matrix(&term.down), matrix(&term.up));
+                kernels::add_low_rank(&mut y, x.values, rows, down, up, term.scale);
+            }
+            match activation {
+                Activation::None => y,
+                Activation::Geglu => geglu(&y, rows),
+                other => kernels::activate(&y, kernel_activation(other)),
+            }
+        };
+        if let Some(residual) = residual {
+            add_scaled(&mut y, residual, 1.0);
+        }
+        (y, dims)
+    })
+}
+
+pub(super) fn conv2d(
+    x: &Tensor,
+    product: Product<'_>,
+    window: Window,
+    per_image: Option<&Tensor>,
+    residual: Option<&Tensor>,
+) -> Result<Tensor> {
+    let bias = product.bias.map(FrozenWeight::values_f32);
+    let low_rank = product.adapter.map_or(&[][..], |adapter| &adapter.low_rank);
+    let conv = |weight| kernels::Conv {
+        weight,
+        kernel: window.kernel,
+        stride: window.stride,
+        padding: window.padding,
+        upsample: window.upsample,
+    };
+    run("conv2d", x, per_image, residual, |x, per_image, residual| {
+        let dims = [x.dims[0], x.dims[1], x.dims[2], x.dims[3]];
+        let epilogue = kernels::ConvEpilogue {
+            bias: bias.as_deref(),
+            per_image: per_image.map(|v| v.values),
+            residual: residual.map(|r| r.values),
+        };
+        let (mut y, out) = kernels::conv2d(x.values, dims, &conv(matrix(product.weight)), &epilogue);
+        for term in low_rank {
+            let none = kernels::ConvEpilogue::default();
+            let (hidden, [b, h, w, _]) =
+                kernels::conv2d(x.values, dims, &conv(matrix(&term.down)), &none);
+            let plain = kernels::Epilogue::default();
+            let up = kernels::linear(&hidden, b * h * w, matrix(&term.up), &plain);
+            add_scaled(&mut y, &up, term.scale);
+        }
+        (y, out.to_vec())
+    })
+}
+
+pub(super) fn attention(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    heads: usize,
+    causal: bool,
+) -> Result<Tensor> {
+    run("attention", q, Some(k), Some(v), |q, k, v| {
+        let (k, v) = (k.expect("given above"), v.expect("given above"));
+        let shape = kernels::AttentionShape {
+            batch: q.dims[0],
+            query_tokens: q.dims[1],
+            key_tokens: k.dims[1],
+            heads,
+            head_dim: q.dims[2] / heads,
+        };
+        let scale = 1.0 / (shape.head_dim as f32).sqrt();
+        let y = kernels::attention(q.values, k.values, v.values, shape, scale, causal);
+        (y, q.dims.to_vec())
+    })
+}
+
+pub(super) fn group_norm(
+    x: &Tensor,
+    groups: usize,
+    affine: Affine<'_>,
+    silu: bool,
+) -> Result<Tensor> {
+    let (weight, bias) = (affine.weight.values_f32(), affine.bias.values_f32());
+    run("group_norm", x, None, None, |x, _, _| {
+        let shape = kernels::GroupNormShape {
+            batch: x.dims[0],
+            positions: x.dims[1] * x.dims[2],
+            channels: x.dims[3],
+            groups,
+        };
+        let y = kernels::group_norm(x.values, shape, affine.eps as f32, &weight, &bias, silu);
+        (y, x.dims.to_vec())
+    })
+}
+
+pub(super) fn layer_norm(x: &Tensor, affine: Affine<'_>) -> Result<Tensor> {
+    let (weight, bias) = (affine.weight.values_f32(), affine.bias.values_f32());
+    run("layer_norm", x, None, None, |x, _, _| {
+        let width = x.dims.last().copied().unwrap_or(1);
+        (kernels::layer_norm(x.values, width, affine.eps as f32, &weight, &bias), x.dims.to_vec())
+    })
+}
+
+fn kernel_activation(activation: Activation) -> kernels::Activation {
+    match activation {
+        Activation::None | Activation::Geglu => kernels::Activation::None,
+        Activation::Silu => kernels::Activation::Silu,
+        Activation::Gelu => kernels::Activation::Gelu,
+        Activation::QuickGelu => kernels::Activation::QuickGelu,
+    }
+}
+
+/// Rows and columns of a weight seen as a matrix: all axes after the first are columns.
+fn matrix_dims(weight: &FrozenWeight) -> (usize, usize) {
+    let shape = weight.shape();
+    (shape[0], shape[1..].iter().product())
+}
+
+fn matrix(weight: &FrozenWeight) -> kernels::Matrix<'_> {
+    let (rows, cols) = matrix_dims(weight);
+    let dtype = match weight.dtype() {
+        Dtype::F32 => kernels::Dtype::F32,
+        Dtype::F16 => kernels::Dtype::F16,
+        Dtype::Bf16 => kernels::Dtype::Bf16,
+    };
+    kernels::Matrix::new(dtype, rows, cols, weight.bytes())
+}
+
+/// First half of each row times GELU of its second half.
+fn geglu(y: &[f32], rows: usize) -> Vec<f32> {
+    let half = y.len() / rows / 2;
+    let gates: Vec<f32> = y.chunks_exact(2 * half).flat_map(|row| &row[half..]).copied().collect();
+    let mut gated = kernels::activate(&gates, kernels::Activation::Gelu);
+    for (gated, row) in gated.chunks_exact_mut(half).zip(y.chunks_exact(2 * half)) {
+        gated.iter_mut().zip(row).for_each(|(gate, value)| *gate *= value);
+    }
+    gated
+}
+
+fn add_scaled(y: &mut [f32], x: &[f32], scale: f32) {
+    y.iter_mut().zip(x).for_each(|(y, x)| *y += scale * x);
+}
+
+/// One input of a kernel: its values in row-major order and its shape.
+struct Input<'a> {
+    values: &'a [f32],
+    dims: &'a [usize],
+}
+
+/// Runs `kernel` on one to three tensors as a candle custom operation.
+fn run<F>(
+    name: &'static str,
+    a: &Tensor,
+    b: Option<&Tensor>,
+    c: Option<&Tensor>,
+    kernel: F,
+) -> Result<Tensor>
+where
+    F: Fn(Input<'_>, Option<Input<'_>>, Option<Input<'_>>) -> (Vec<f32>, Vec<usize>),
+{
+    if [Some(a), b, c].into_iter().flatten().any(Tensor::track_op) {
+        return Err(Error::NoBackward { op: name });
+    }
+    let op = Kernel { name, swap: b.is_none(), kernel };
+    let a = a.contiguous()?;
+    Ok(match (b, c) {
+        (None, None) => a.apply_op1_no_bwd(&op)?,
+        (Some(one), None) | (None, Some(one)) => a.apply_op2_no_bwd(&one.contiguous()?, &op)?,
+        (Some(b), Some(c)) => a.apply_op3_no_bwd(&b.contiguous()?, &c.contiguous()?, &op)?,
+    })
+}
+
+struct Kernel<F> {
+    name: &'static str,
+    /// The single second input stands in the third place.
+    swap: bool,
+    kernel: F,
+}
+
+impl<F> Kernel<F>
+where
+    F: Fn(Input<'_>, Option<Input<'_>>, Option<Input<'_>>) -> (Vec<f32>, Vec<usize>),
+{
+    fn call(
+        &self,
+        a: Input<'_>,
+        b: Option<Input<'_>>,
+        c: Option<Input<'_>>,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        let (values, dims) = (self.kernel)(a, b, c);
+        Ok((CpuStorage::F32(values), Shape::from(dims)))
+    }
+}
+
+fn input<'a>(storage: &'a CpuStorage, layout: &'a Layout) -> candle_core::Result<Input<'a>> {
+    let values = storage.as_slice::<f32>()?;
+    let (start, end) = layout
+        .contiguous_offsets()
+        .ok_or_else(|| candle_core::Error::Msg("kernel input is not contiguous".to_owned()))?;
+    Ok(Input { values: &values[start..end], dims: layout.dims() })
+}
+
+impl<F> CustomOp1 for Kernel<F>
+where
+    F: Fn(Input<'_>, Option<Input<'_>>, Option<Input<'_>>) -> (Vec<f32>, Vec<usize>),
+{
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn cpu_fwd(&self, s: &CpuStorage, l: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
+        self.call(input(s, l)?, None, None)
+    }
+}
+
+impl<F> CustomOp2 for Kernel<F>
+where
+    F: Fn(Input<'_>, Option<Input<'_>>, Option<Input<'_>>) -> (Vec<f32>, Vec<usize>),
+{
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn cpu_fwd(
+        &self,
+        s1: &CpuStorage,
+        l1: &Layout,
+        s2: &CpuStorage,
+        l2: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        let second = Some(input(s2, l2)?);
+        if self.swap {
+            self.call(input(s1, l1)?, None, second)
+        } else {
+            self.call(input(s1, l1)?, second, None)
+        }
+    }
+}
+
+impl<F> CustomOp3 for Kernel<F>
+where
+    F: Fn(Input<'_>, Option<Input<'_>>, Option<Input<'_>>) -> (Vec<f32>, Vec<usize>),
+{
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn cpu_fwd(
+        &self,
+        s1: &CpuStorage,
+        l1: &Layout,
+        s2: &CpuStorage,
+        l2: &Layout,
+        s3: &CpuStorage,
+        l3: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        self.call(input(s1, l1)?, Some(input(s2, l2)?), Some(input(s3, l3)?))
+    }
+}

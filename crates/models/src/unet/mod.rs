@@ -1,0 +1,166 @@
+//! The SDXL UNet: noisy latents in, predicted noise out.
+//!
+//! Stages 7 and 8 of the flow. Base and refiner are the same code with different
+//! [`UnetConfig`] values; nothing here asks which one it is. Field names equal checkpoint keys
+//! (`down_blocks.0.attentions.1.…`), so loading needs no key map.
+//!
+//! Reference: diffusers 0.42.1 `UNet2DConditionModel`, compared block by block in
+//! `tests/parity.rs`.
+
+mod blocks;
+mod embedding;
+mod transformer;
+
+use std::collections::HashMap;
+
+use candle_core::{D, Tensor};
+
+use self::blocks::{DownBlock, MidBlock, UpBlock};
+use self::embedding::{Mlp, sinusoid};
+use crate::error::{Error, Result};
+use crate::files::{UnetConfig, Weights};
+use crate::layers::{Conv, Norm, Run};
+use crate::ops;
+
+/// The network, with its weights where the file map has them.
+pub struct Unet {
+    config: UnetConfig,
+    time_embedding: Mlp,
+    add_embedding: Mlp,
+    conv_in: Conv,
+    down_blocks: Vec<DownBlock>,
+    mid_block: MidBlock,
+    up_blocks: Vec<UpBlock>,
+    conv_norm_out: Norm,
+    conv_out: Conv,
+}
+
+/// What a prompt and its adapters come to, the same at every step.
+pub struct Prepared {
+    /// Pooled text and sizes, `[B, 4·C]`, added to the embedding of the timestep.
+    embedding: Tensor,
+    /// Keys and values `[B, 77n, C]` of every attention to the prompt, by its name.
+    keys: HashMap<String, (Tensor, Tensor)>,
+}
+
+impl Prepared {
+    fn keys_of(&self, attention: &str) -> Result<(&Tensor, &Tensor)> {
+        let found = self.keys.get(attention).map(|(key, value)| (key, value));
+        found.ok_or_else(|| Error::NotPrepared { attention: attention.to_owned() })
+    }
+}
+
+impl Unet {
+    /// Finds every weight and checks its shape; reads none.
+    pub fn load(config: &UnetConfig, weights: &Weights) -> Result<Self> {
+        let root = weights.root();
+        let first = config.block_out_channels[0];
+        let last = config.levels() - 1;
+        let embedding = 4 * first;
+        let down = root.path("down_blocks");
+        let up = root.path("up_blocks");
+        Ok(Self {
+            time_embedding: Mlp::load(&root.path("time_embedding"), first, embedding)?,
+            add_embedding: Mlp::load(
+                &root.path("add_embedding"),
+                config.projection_class_embeddings_input_dim,
+                embedding,
+            )?,
+            conv_in: Conv::load(&root.path("conv_in"), config.in_channels, first, 3)?,
+            down_blocks: (0..=last)
+                .map(|level| DownBlock::load(&down.path(level), config, level))
+                .collect::<Result<_>>()?,
+            mid_block: MidBlock::load(&root.path("mid_block"), config)?,
+            up_blocks: (0..=last)
+                .map(|index| UpBlock::load(&up.path(index), config, index))
+                .collect::<Result<_>>()?,
+            conv_norm_out: Norm::load(&root.path("conv_norm_out"), first, config.norm_eps)?,
+            conv_out: Conv::load(&root.path("conv_out"), first, config.out_channels, 3)?,
+            config: config.clone(),
+        })
+    }
+
+    /// The config it was built from.
+    #[must_use]
+    pub fn config(&self) -> &UnetConfig {
+        &self.config
+    }
+
+    /// Everything that depends on the prompt and the adapters alone.
+    ///
+    /// # Shapes
+    /// - `prompt_embeds`: `[B, 77n, D]`; `pooled_embeds`: `[B, P]`; `time_ids`: `[B, 6]` (base)
+    ///   or `[B, 5]` (refiner), in pixels and aesthetic score
+    pub fn prepare(
+        &self,
+        run: &Run<'_>,
+        prompt_embeds: &Tensor,
+        pooled_embeds: &Tensor,
+        time_ids: &Tensor,
+    ) -> Result<Prepared> {
+        let batch = time_ids.dim(0)?;
+        let width = self.config.addition_time_embed_dim;
+        let ids = time_ids.flatten_all()?.to_vec1::<f32>()?;
+        let ids = sinusoid(&ids, width, prompt_embeds.device())?.reshape((batch, ()))?;
+        let added = Tensor::cat(&[pooled_embeds, &ids], D::Minus1)?;
+        let embedding = self.add_embedding.forward(run, &added)?;
+        run.observe("add_embedding", &embedding);
+
+        let mut prepared = Prepared { embedding, keys: HashMap::new() };
+        for block in &self.down_blocks {
+            block.prepare(run, prompt_embeds, &mut prepared)?;
+        }
+        self.mid_block.prepare(run, prompt_embeds, &mut prepared)?;
+        for block in &self.up_blocks {
+            block.prepare(run, prompt_embeds, &mut prepared)?;
+        }
+        Ok(prepared)
+    }
+
+    /// The noise in `latents` (or v, for a v-prediction model).
+    ///
+    /// # Shapes
+    /// - `latents` and the result: `[B, H/8, W/8, 4]`, channels last
+    ///
+    /// `timestep` is the training index, 0…999; `latents` are already divided by
+    /// `sqrt(sigma² + 1)`.
+    pub fn forward(
+        &self,
+        run: &Run<'_>,
+        latents: &Tensor,
+        timestep: f32,
+        prepared: &Prepared,
+    ) -> Result<Tensor> {
+        let batch = latents.dim(0)?;
+
+        // Time and conditioning.
+        let first = self.config.block_out_channels[0];
+        let time = sinusoid(&vec![timestep; batch], first, latents.device())?;
+        let time = self.time_embedding.forward(run, &time)?;
+        run.observe("time_embedding", &time);
+        // Every resnet takes SiLU of it: done once.
+        let embedding = ops::silu(&(time + &prepared.embedding)?)?;
+
+        // Down, keeping what the way up will need.
+        let mut hidden = self.conv_in.forward(run, latents)?;
+        run.observe("conv_in", &hidden);
+        let mut skips = vec![hidden.clone()];
+        for block in &self.down_blocks {
+            hidden = block.forward(run, &hidden, &embedding, prepared, &mut skips)?;
+        }
+
+        // Middle.
+        hidden = self.mid_block.forward(run, &hidden, &embedding, prepared)?;
+
+        // Up.
+        for block in &self.up_blocks {
+            hidden = block.forward(run, &hidden, &embedding, prepared, &mut skips)?;
+        }
+
+        // Out.
+        let hidden = self.conv_norm_out.group_silu(run, &hidden, self.config.norm_num_groups)?;
+        let noise_pred = self.conv_out.forward(run, &hidden)?;
+        run.observe("conv_out", &noise_pred);
+        Ok(noise_pred)
+    }
+}

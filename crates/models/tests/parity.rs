@@ -1,0 +1,187 @@
+//! Every network of the demo model against diffusers and transformers, block by block, on both
+//! implementations of the operations.
+//!
+//! `cargo test --release -p unwrong-models --test parity -- --nocapture --test-threads 1`
+//! prints the table: stage, tensors compared, largest difference relative to the largest value,
+//! allowed, where.
+
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+mod common;
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+
+use candle_core::{Device, Tensor};
+use unwrong_models::files::{Folder, ModelParts};
+use unwrong_models::layers::Run;
+use unwrong_models::lora::LayerAdapters;
+use unwrong_models::ops::Ops;
+use unwrong_models::text_encoder::{TextEncoder, TokenRow};
+use unwrong_models::unet::Unet;
+use unwrong_models::vae::Vae;
+
+use common::{Goldens, Row, nchw, nhwc, root};
+
+/// Both sides compute in f32; what is left is the order of sums.
+const F32: f64 = 1e-4;
+
+const BOTH: [Ops; 2] = [Ops::Reference, Ops::Cpu];
+
+/// Modules of diffusers that are no block here: fused into the next, or plain arithmetic.
+const NOT_OBSERVED: [&str; 5] =
+    ["time_proj", "add_time_proj", "conv_norm_out", "post_quant_conv", "quant_conv"];
+
+fn parts(folder: &str) -> ModelParts {
+    ModelParts::open_folder(&Folder::disk(root().join("crates/demo/model").join(folder))).unwrap()
+}
+
+/// Runs a network while comparing every block it shows with the golden `prefix + name`.
+fn observed(goldens: &Goldens, prefix: &str, row: Row, ops: Ops, body: impl FnOnce(&Run<'_>)) {
+    let none = LayerAdapters::default();
+    let row = RefCell::new(row);
+    let seen = RefCell::new(BTreeSet::new());
+    let observer = |name: &str, output: &Tensor| {
+        let golden = format!("{prefix}{name}");
+        let output = if output.rank() == 4 { nchw(output) } else { output.clone() };
+        row.borrow_mut().add(name, goldens.compare(&golden, &output));
+        seen.borrow_mut().insert(golden);
+    };
+    body(&Run { observer: Some(&observer), ..Run::new(ops, &none) });
+
+    for name in goldens.names().filter_map(|name| name.strip_prefix(prefix)) {
+        let last = name.rsplit('.').next().unwrap();
+        let expected = !NOT_OBSERVED.contains(&last);
+        assert!(!expected || seen.borrow().contains(&format!("{prefix}{name}")), "{name} not seen");
+    }
+    row.into_inner().print();
+}
+
+fn check_unet(folder: &str, name: &str) {
+    let parts = parts(folder);
+    let unet = Unet::load(&parts.unet.0, &parts.unet.1).unwrap();
+    let goldens = Goldens::open(name);
+    let latents = nhwc(&goldens.tensor("input.latents"));
+    let embeds = goldens.tensor("input.encoder_hidden_states");
+    let pooled = goldens.tensor("input.text_embeds");
+    let time_ids = goldens.tensor("input.time_ids");
+    let blocks_at = goldens.fact("blocks_at").as_f64().unwrap() as f32;
+
+    for ops in BOTH {
+        observed(&goldens, "block.", Row::new(format!("{name}, blocks, {ops:?}"), F32), ops, |run| {
+            let prepared = unet.prepare(run, &embeds, &pooled, &time_ids).unwrap();
+            unet.forward(run, &latents, blocks_at, &prepared).unwrap();
+        });
+
+        let none = LayerAdapters::default();
+        let run = Run::new(ops, &none);
+        let prepared = unet.prepare(&run, &embeds, &pooled, &time_ids).unwrap();
+        let mut row = Row::new(format!("{name}, output, {ops:?}"), F32);
+        for timestep in goldens.fact("timesteps").as_array().unwrap() {
+            let timestep = timestep.as_f64().unwrap() as f32;
+            let output = unet.forward(&run, &latents, timestep, &prepared).unwrap();
+            let golden = format!("output.{timestep}");
+            row.add(&golden, goldens.compare(&golden, &nchw(&output)));
+        }
+        let wide = nhwc(&goldens.tensor("input.latents.12x20"));
+        let output = unet.forward(&run, &wide, blocks_at, &prepared).unwrap();
+        row.add("output.12x20", goldens.compare("output.12x20", &nchw(&output)));
+        row.print();
+    }
+}
+
+#[test]
+fn the_base_unet_equals_diffusers_after_every_block() {
+    check_unet("base", "unet_base");
+}
+
+#[test]
+fn the_refiner_unet_equals_diffusers_after_every_block() {
+    check_unet("refiner", "unet_refiner");
+}
+
+#[test]
+fn the_vae_decoder_equals_diffusers_after_every_block() {
+    let parts = parts("base");
+    let vae = parts.vae.as_ref().unwrap();
+    let vae = Vae::load(&vae.config, &vae.weights).unwrap();
+    let goldens = Goldens::open("vae");
+    for ops in BOTH {
+        let latents = nhwc(&goldens.tensor("decode.input"));
+        let row = Row::new(format!("VAE decode, blocks, {ops:?}"), F32);
+        observed(&goldens, "decode.block.", row, ops, |run| {
+            let pixels = vae.decode(run, &latents).unwrap();
+            goldens.compare("decode.output", &nchw(&pixels));
+        });
+
+        let none = LayerAdapters::default();
+        let wide = nhwc(&goldens.tensor("decode.12x20.input"));
+        let pixels = vae.decode(&Run::new(ops, &none), &wide).unwrap();
+        let mut row = Row::new(format!("VAE decode, output, {ops:?}"), F32);
+        row.add("decode.12x20", goldens.compare("decode.12x20.output", &nchw(&pixels)));
+        row.print();
+    }
+}
+
+#[test]
+fn the_vae_encoder_equals_diffusers_after_every_block() {
+    let parts = parts("base");
+    let vae = parts.vae.as_ref().unwrap();
+    let vae = Vae::load(&vae.config, &vae.weights).unwrap();
+    let goldens = Goldens::open("vae");
+    let pixels = ((goldens.tensor("encode.input") / 127.5).unwrap() - 1.0).unwrap();
+    for ops in BOTH {
+        let row = Row::new(format!("VAE encode, blocks, {ops:?}"), F32);
+        let mut output = Row::new(format!("VAE encode, output, {ops:?}"), F32);
+        observed(&goldens, "encode.block.", row, ops, |run| {
+            let posterior = vae.encode(run, &pixels.unsqueeze(0).unwrap()).unwrap();
+            output.add("mean", goldens.compare("encode.mean", &nchw(&posterior.mean)));
+            output.add("std", goldens.compare("encode.std", &nchw(&posterior.std)));
+        });
+        output.print();
+    }
+}
+
+#[test]
+fn both_text_encoders_equal_transformers_after_every_layer() {
+    let parts = parts("base");
+    let goldens = Goldens::open("encoders");
+    let conditioning = Goldens::open("conditioning");
+    let tokens = conditioning.fact("prompts").as_object().unwrap();
+    let encoders = [("text_encoder", &parts.text_encoder), ("text_encoder_2", &parts.text_encoder_2)];
+    for ops in BOTH {
+        for (number, (name, encoder)) in encoders.iter().enumerate() {
+            let (config, weights) = encoder.as_ref().unwrap();
+            let encoder = TextEncoder::load(config, weights).unwrap();
+            let mut row = Row::new(format!("{name}, {ops:?}"), F32);
+            for (prompt, text) in goldens.fact("prompts").as_object().unwrap() {
+                let entry = tokens.values().find(|entry| entry["prompt"] == *text).unwrap();
+                let ids: Vec<u32> =
+                    serde_json::from_value(entry["chunks"][number][0].clone()).unwrap();
+                let golden = |what: &str| format!("{prompt}.{name}.{what}");
+
+                let none = LayerAdapters::default();
+                let states = RefCell::new(Vec::new());
+                let observer = |_: &str, output: &Tensor| states.borrow_mut().push(output.clone());
+                let run = Run { observer: Some(&observer), ..Run::new(ops, &none) };
+                let rows = [TokenRow { ids: &ids, mask: None }];
+                let encoded = encoder.encode(&run, &rows, &Device::Cpu).unwrap();
+
+                let states = states.borrow();
+                assert!(states.len() >= config.num_hidden_layers, "a layer was skipped");
+                for (layer, state) in states.iter().enumerate() {
+                    let golden = golden(&format!("hidden_states.{layer}"));
+                    row.add(&golden, goldens.compare(&golden, state));
+                }
+                let golden_penultimate =
+                    golden(&format!("hidden_states.{}", config.num_hidden_layers - 1));
+                row.add("penultimate", goldens.compare(&golden_penultimate, &encoded.penultimate));
+                assert_eq!(encoded.pooled.is_some(), config.has_projection);
+                if let Some(pooled) = encoded.pooled {
+                    row.add("pooled", goldens.compare(&golden("text_embeds"), &pooled));
+                }
+            }
+            row.print();
+        }
+    }
+}
