@@ -297,7 +297,12 @@ fn softmax_block_body<S: Simd>(
                 let shrink = s.splat(shrink);
                 // SAFETY: this task's row, written with the first block of keys.
                 let values = unsafe { out.row(row) };
-                update(s, values, |value| s.mul(value, shrink));
+                update(
+                    s,
+                    values,
+                    #[inline(always)]
+                    |value| s.mul(value, shrink),
+                );
             }
         }
         *greatest = now;
@@ -315,6 +320,11 @@ fn normalise_body<S: Simd>(s: S, sums: &[f32], out: Head) {
         let factor = s.splat(1.0 / sum);
         // SAFETY: this task's row, complete.
         let values = unsafe { out.row(row) };
-        update(s, values, |value| s.mul(value, factor));
+        update(
+            s,
+            values,
+            #[inline(always)]
+            |value| s.mul(value, factor),
+        );
     }
 }

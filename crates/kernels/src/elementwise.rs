@@ -30,13 +30,28 @@ fn activate_slice_body<S: Simd>(s: S, activation: Activation, values: &mut [f32]
     match activation {
         Activation::None => {}
         Activation::Silu => {
-            update(s, values, |x| apply(s, Activation::Silu, x));
+            update(
+                s,
+                values,
+                #[inline(always)]
+                |x| apply(s, Activation::Silu, x),
+            );
         }
         Activation::Gelu => {
-            update(s, values, |x| apply(s, Activation::Gelu, x));
+            update(
+                s,
+                values,
+                #[inline(always)]
+                |x| apply(s, Activation::Gelu, x),
+            );
         }
         Activation::QuickGelu => {
-            update(s, values, |x| apply(s, Activation::QuickGelu, x));
+            update(
+                s,
+                values,
+                #[inline(always)]
+                |x| apply(s, Activation::QuickGelu, x),
+            );
         }
     }
 }

@@ -325,21 +325,25 @@ impl<'a> Tile<'a> {
     #[inline(always)]
     unsafe fn rows<S: Simd, const ROWS: usize, const VECTORS: usize>(&self, s: S) {
         let mut sums = [[s.splat(0.0); VECTORS]; ROWS];
-        let a = self.a.as_ptr();
-        let panel = self.panel.as_ptr();
-        for k in 0..self.depth {
-            // SAFETY: inside `panel` and `a` by the caller's promise.
-            unsafe {
-                let mut b = [s.splat(0.0); VECTORS];
-                for (j, b) in b.iter_mut().enumerate() {
-                    *b = s.load(&*panel.add(k * PANEL + j * LANES).cast());
+        // SAFETY: row `i` lies inside `a` by the caller's promise.
+        let rows: [*const f32; ROWS] =
+            std::array::from_fn(|i| unsafe { self.a.as_ptr().add(i * self.a_stride) });
+        let mut panel = self.panel.as_ptr();
+        let mut k = 0;
+        // SAFETY: `k` and the line of the panel stay below the depth.
+        unsafe {
+            // Four at a time, or addresses cost as much as the arithmetic hides.
+            while k + 4 <= self.depth {
+                for ahead in 0..4 {
+                    step(s, &rows, k + ahead, panel.add(ahead * PANEL), &mut sums);
                 }
-                for (i, sums) in sums.iter_mut().enumerate() {
-                    let x = s.splat(*a.add(i * self.a_stride + k));
-                    for (sum, b) in sums.iter_mut().zip(b) {
-                        *sum = s.mul_add(x, b, *sum);
-                    }
-                }
+                panel = panel.add(4 * PANEL);
+                k += 4;
+            }
+            while k < self.depth {
+                step(s, &rows, k, panel, &mut sums);
+                panel = panel.add(PANEL);
+                k += 1;
             }
         }
         for (i, sums) in sums.into_iter().enumerate() {
@@ -349,6 +353,33 @@ impl<'a> Tile<'a> {
                     unsafe { &mut *self.c.add(i * self.c_stride + j * LANES).cast() };
                 let sum = if self.accumulate { s.add(s.load(c), sum) } else { sum };
                 s.store(sum, c);
+            }
+        }
+    }
+}
+
+/// Adds the products of one input to a tile's sums.
+///
+/// # Safety
+/// Number `k` of each row, and the line of the panel, must be readable.
+#[inline(always)]
+unsafe fn step<S: Simd, const ROWS: usize, const VECTORS: usize>(
+    s: S,
+    rows: &[*const f32; ROWS],
+    k: usize,
+    line: *const f32,
+    sums: &mut [[S::V; VECTORS]; ROWS],
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut b = [s.splat(0.0); VECTORS];
+        for (j, b) in b.iter_mut().enumerate() {
+            *b = s.load(&*line.add(j * LANES).cast());
+        }
+        for (row, sums) in rows.iter().zip(sums) {
+            let x = s.splat(*row.add(k));
+            for (sum, b) in sums.iter_mut().zip(b) {
+                *sum = s.mul_add(x, b, *sum);
             }
         }
     }

@@ -222,12 +222,30 @@ fn gate_row_body<S: Simd>(s: S, sums: &[f32], biases: (&[f32], &[f32]), out: &mu
     for (out, (sums, (value_bias, gate_bias))) in out.chunks_mut(PANEL).zip(panels) {
         let (values, gates) = sums.split_at(PANEL);
         out.copy_from_slice(&gates[..out.len()]);
-        update_with(s, out, gate_bias, |gate, bias| gelu(s, s.add(gate, bias)));
+        update_with(
+            s,
+            out,
+            gate_bias,
+            #[inline(always)]
+            |gate, bias| gelu(s, s.add(gate, bias)),
+        );
         let mut biased = [0.0; PANEL];
         let biased = &mut biased[..out.len()];
         biased.copy_from_slice(&values[..out.len()]);
-        update_with(s, biased, value_bias, |value, bias| s.add(value, bias));
-        update_with(s, out, biased, |gate, value| s.mul(value, gate));
+        update_with(
+            s,
+            biased,
+            value_bias,
+            #[inline(always)]
+            |value, bias| s.add(value, bias),
+        );
+        update_with(
+            s,
+            out,
+            biased,
+            #[inline(always)]
+            |gate, value| s.mul(value, gate),
+        );
     }
 }
 
@@ -237,7 +255,13 @@ per_isa! {
 
 #[inline(always)]
 fn add_scaled_body<S: Simd>(s: S, y: &mut [f32], sums: &[f32], scale: f32) {
-    update_with(s, y, sums, |y, sum| s.mul_add(s.splat(scale), sum, y));
+    update_with(
+        s,
+        y,
+        sums,
+        #[inline(always)]
+        |y, sum| s.mul_add(s.splat(scale), sum, y),
+    );
 }
 
 /// An epilogue whose lengths were checked.
@@ -304,22 +328,55 @@ fn finish_rows_body<S: Simd>(
         // SAFETY: see `Finish::apply`.
         let values = unsafe { memory.part(part.clone()) };
         if let Some(bias) = finish.bias {
-            update_with(s, values, &bias[columns.clone()], |value, bias| s.add(value, bias));
+            update_with(
+                s,
+                values,
+                &bias[columns.clone()],
+                #[inline(always)]
+                |value, bias| s.add(value, bias),
+            );
         }
         if let Some((numbers, rows_per_image)) = finish.per_image {
             let start = row / rows_per_image * finish.outputs;
             let numbers = &numbers[start + columns.start..start + columns.end];
-            update_with(s, values, numbers, |value, number| s.add(value, number));
+            update_with(
+                s,
+                values,
+                numbers,
+                #[inline(always)]
+                |value, number| s.add(value, number),
+            );
         }
         // One loop per activation: the choice stays outside.
         match finish.activation {
             Activation::None => {}
-            Activation::Silu => update(s, values, |x| apply(s, Activation::Silu, x)),
-            Activation::Gelu => update(s, values, |x| apply(s, Activation::Gelu, x)),
-            Activation::QuickGelu => update(s, values, |x| apply(s, Activation::QuickGelu, x)),
+            Activation::Silu => update(
+                s,
+                values,
+                #[inline(always)]
+                |x| apply(s, Activation::Silu, x),
+            ),
+            Activation::Gelu => update(
+                s,
+                values,
+                #[inline(always)]
+                |x| apply(s, Activation::Gelu, x),
+            ),
+            Activation::QuickGelu => update(
+                s,
+                values,
+                #[inline(always)]
+                |x| apply(s, Activation::QuickGelu, x),
+            ),
         }
         if let Some(residual) = finish.residual {
-            update_with(s, values, &residual[part], |value, residual| s.add(value, residual));
+            update_with(
+                s,
+                values,
+                &residual[part],
+                #[inline(always)]
+                |value, residual| s.add(value, residual),
+            );
         }
     }
 }

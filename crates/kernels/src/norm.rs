@@ -186,10 +186,25 @@ fn scale_and_shift_body<S: Simd>(
     let channels = factors.len();
     for (x, out) in x.chunks_exact(channels).zip(out.chunks_exact_mut(channels)) {
         if silu {
-            let f = |v| apply(s, Activation::Silu, v);
-            affine_row(s, x, factors, offsets, out, f);
+            affine_row(
+                s,
+                x,
+                factors,
+                offsets,
+                out,
+                #[inline(always)]
+                |v| apply(s, Activation::Silu, v),
+            );
         } else {
-            affine_row(s, x, factors, offsets, out, |v| v);
+            affine_row(
+                s,
+                x,
+                factors,
+                offsets,
+                out,
+                #[inline(always)]
+                |v| v,
+            );
         }
     }
 }
@@ -212,8 +227,8 @@ fn affine_row<S: Simd>(
         s.store(f(s.mul_add(s.load(x), s.load(factor), s.load(offset))), out);
     }
     if !out_tail.is_empty() {
-        let [x, factor, offset] = [x_tail, factor_tail, offset_tail].map(|t| s.load(&padded(t)));
-        let v = s.lanes(f(s.mul_add(x, factor, offset)));
+        let (factor, offset) = (s.load(&padded(factor_tail)), s.load(&padded(offset_tail)));
+        let v = s.lanes(f(s.mul_add(s.load(&padded(x_tail)), factor, offset)));
         out_tail.copy_from_slice(&v[..out_tail.len()]);
     }
 }
@@ -268,7 +283,7 @@ fn layer_norm_rows_body<S: Simd>(
     let width = weight.len();
     let count = width as f32;
     for (x, out) in x.chunks_exact(width).zip(out.chunks_exact_mut(width)) {
-        let mean = sum_of(s, x, |v| v) / count;
+        let mean = sum_of(s, x) / count;
         let middle = s.splat(mean);
         let (whole, tail) = x.as_chunks::<LANES>();
         let mut squares = s.splat(0.0);
@@ -279,30 +294,29 @@ fn layer_norm_rows_body<S: Simd>(
         let rest: f32 = tail.iter().map(|x| (x - mean) * (x - mean)).sum();
         let variance = (s.sum(squares) + rest) / count;
         let inverse = s.splat(1.0 / (variance + eps).sqrt());
-        let normed = |x: S::V, weight: S::V, bias: S::V| {
-            s.mul_add(s.mul(s.sub(x, middle), inverse), weight, bias)
-        };
         let (out, out_tail) = out.as_chunks_mut::<LANES>();
         let (weights, weight_tail) = weight.as_chunks::<LANES>();
         let (biases, bias_tail) = bias.as_chunks::<LANES>();
         for (((out, x), weight), bias) in out.iter_mut().zip(whole).zip(weights).zip(biases) {
-            s.store(normed(s.load(x), s.load(weight), s.load(bias)), out);
+            let normed = s.mul(s.sub(s.load(x), middle), inverse);
+            s.store(s.mul_add(normed, s.load(weight), s.load(bias)), out);
         }
         if !out_tail.is_empty() {
-            let [x, weight, bias] = [tail, weight_tail, bias_tail].map(|t| s.load(&padded(t)));
-            let v = s.lanes(normed(x, weight, bias));
+            let normed = s.mul(s.sub(s.load(&padded(tail)), middle), inverse);
+            let (weight, bias) = (s.load(&padded(weight_tail)), s.load(&padded(bias_tail)));
+            let v = s.lanes(s.mul_add(normed, weight, bias));
             out_tail.copy_from_slice(&v[..out_tail.len()]);
         }
     }
 }
 
 #[inline(always)]
-fn sum_of<S: Simd>(s: S, x: &[f32], f: impl Fn(S::V) -> S::V) -> f32 {
+fn sum_of<S: Simd>(s: S, x: &[f32]) -> f32 {
     let (whole, tail) = x.as_chunks::<LANES>();
     let mut sum = s.splat(0.0);
     for x in whole {
-        sum = s.add(sum, f(s.load(x)));
+        sum = s.add(sum, s.load(x));
     }
-    sum = s.add(sum, f(s.load(&padded(tail))));
+    sum = s.add(sum, s.load(&padded(tail)));
     s.sum(sum)
 }

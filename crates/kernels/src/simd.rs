@@ -69,6 +69,8 @@ pub(crate) trait Simd: Copy {
 /// Applies `f` to each group of eight of `values`; a short tail is padded with zeros.
 ///
 /// A lane sees the same operations wherever it lies, so results do not depend on position.
+/// `f` must be `#[inline(always)]` like everything generic: as a function of its own it would be
+/// compiled without the level's instructions and call each of them.
 #[inline(always)]
 pub(crate) fn update<S: Simd>(s: S, values: &mut [f32], f: impl Fn(S::V) -> S::V) {
     let (chunks, tail) = values.as_chunks_mut::<LANES>();
