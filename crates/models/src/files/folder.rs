@@ -25,6 +25,7 @@ enum Place {
     Disk(PathBuf),
     /// `prefix` is empty or ends in `/`.
     Embedded {
+        name: &'static str,
         files: EmbeddedFiles,
         prefix: String,
     },
@@ -36,10 +37,10 @@ impl Folder {
         Self(Place::Disk(path.into()))
     }
 
-    /// The folder at the top of embedded files.
+    /// The folder at the top of embedded files; `name` stands for it in messages.
     #[must_use]
-    pub const fn embedded(files: EmbeddedFiles) -> Self {
-        Self(Place::Embedded { files, prefix: String::new() })
+    pub const fn embedded(name: &'static str, files: EmbeddedFiles) -> Self {
+        Self(Place::Embedded { name, files, prefix: String::new() })
     }
 
     /// The folder `name` in this one; it need not exist.
@@ -47,9 +48,11 @@ impl Folder {
     pub fn join(&self, name: &str) -> Self {
         Self(match &self.0 {
             Place::Disk(path) => Place::Disk(path.join(name)),
-            Place::Embedded { files, prefix } => {
-                Place::Embedded { files, prefix: format!("{prefix}{}/", name.trim_matches('/')) }
-            }
+            Place::Embedded { name: top, files, prefix } => Place::Embedded {
+                name: top,
+                files,
+                prefix: format!("{prefix}{}/", name.trim_matches('/')),
+            },
         })
     }
 
@@ -89,7 +92,7 @@ impl Folder {
     pub fn is_there(&self) -> bool {
         match &self.0 {
             Place::Disk(path) => path.is_dir(),
-            Place::Embedded { files, prefix } => {
+            Place::Embedded { files, prefix, .. } => {
                 files.iter().any(|(name, _)| name.starts_with(prefix))
             }
         }
@@ -108,7 +111,7 @@ impl Folder {
                     }
                 }
             }
-            Place::Embedded { files, prefix } => {
+            Place::Embedded { files, prefix, .. } => {
                 let inside = files.iter().filter_map(|(name, _)| name.strip_prefix(&**prefix));
                 names.extend(inside.filter(|name| !name.contains('/')).map(str::to_owned));
             }
@@ -122,32 +125,48 @@ impl Folder {
         match &self.0 {
             Place::Disk(path) if name.is_empty() => path.display().to_string(),
             Place::Disk(path) => path.join(name).display().to_string(),
-            Place::Embedded { prefix, .. } => {
-                format!("embedded {}", format!("{prefix}{name}").trim_end_matches('/'))
+            Place::Embedded { name: top, prefix, .. } => {
+                let path = format!("{top}/{prefix}{name}");
+                format!("{} (embedded)", path.trim_end_matches('/'))
             }
         }
     }
 
-    /// The last part of the folder's path: `base` of `models/base`.
+    /// A short name for the model in this folder.
+    ///
+    /// The last part of the path; with the part before it for `base` and `refiner`, which say
+    /// nothing alone, and the repository for a folder of the Hugging Face cache.
     #[must_use]
     pub fn name(&self) -> String {
-        match &self.0 {
+        let parts: Vec<String> = match &self.0 {
             Place::Disk(path) => {
                 // `.` and `..` have no name of their own until they are resolved.
                 let path = path.canonicalize().unwrap_or_else(|_| path.clone());
-                path.file_name()
-                    .map_or_else(String::new, |name| name.to_string_lossy().into_owned())
+                path.iter().map(|part| part.to_string_lossy().into_owned()).collect()
             }
-            Place::Embedded { prefix, .. } => {
-                prefix.trim_end_matches('/').rsplit('/').next().unwrap_or_default().to_owned()
+            Place::Embedded { name, prefix, .. } => std::iter::once(*name)
+                .chain(prefix.split('/').filter(|part| !part.is_empty()))
+                .map(str::to_owned)
+                .collect(),
+        };
+        match parts.as_slice() {
+            [.., repository, snapshots, _]
+                if snapshots == "snapshots" && repository.starts_with("models--") =>
+            {
+                repository["models--".len()..].replace("--", "/")
             }
+            [.., above, last] if matches!(last.as_str(), "base" | "refiner") => {
+                format!("{above}/{last}")
+            }
+            [.., last] => last.clone(),
+            [] => String::new(),
         }
     }
 
     fn find(&self, name: &str) -> Option<&'static [u8]> {
         match &self.0 {
             Place::Disk(_) => None,
-            Place::Embedded { files, prefix } => files
+            Place::Embedded { files, prefix, .. } => files
                 .iter()
                 .find(|(path, _)| path.strip_prefix(&**prefix) == Some(name))
                 .map(|(_, bytes)| *bytes),

@@ -5,16 +5,24 @@
 //! against its own length before anything is read or allocated for it.
 
 mod bytes;
+mod config;
+mod diffusers;
 mod folder;
 mod foreign;
 mod frozen;
 mod header;
+mod parts;
 mod safetensors;
 mod weights;
 
 pub use bytes::Bytes;
+pub use config::{
+    HiddenAct, ModelDefaults, ModelIndex, PredictionType, SchedulerConfig, TextEncoderConfig,
+    UnetConfig, VaeConfig,
+};
 pub use folder::{EmbeddedFiles, Folder};
 pub use foreign::Foreign;
 pub use frozen::{Dtype, FrozenWeight};
+pub use parts::{ModelKind, ModelParts, VaeParts};
 pub use safetensors::SafetensorsFile;
 pub use weights::{WeightPath, Weights};

@@ -1,6 +1,7 @@
 //! One safetensors file, open: its tensors as views, none of them read yet.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -12,6 +13,7 @@ use crate::files::{Bytes, Dtype, Folder, FrozenWeight};
 #[derive(Debug, Clone)]
 pub struct SafetensorsFile {
     path: Arc<str>,
+    bytes: Bytes,
     weights: BTreeMap<String, FrozenWeight>,
     others: BTreeMap<String, OtherTensor>,
     metadata: BTreeMap<String, String>,
@@ -22,6 +24,7 @@ pub struct SafetensorsFile {
 pub(crate) struct OtherTensor {
     pub(crate) dtype: String,
     pub(crate) shape: Vec<usize>,
+    range: Range<usize>,
 }
 
 impl SafetensorsFile {
@@ -41,15 +44,17 @@ impl SafetensorsFile {
         let mut weights = BTreeMap::new();
         let mut others = BTreeMap::new();
         for (name, tensor) in header.tensors {
+            let (start, end) = tensor.data_offsets;
+            let range = header.data_start + start..header.data_start + end;
             if let Some(dtype) = Dtype::from_safetensors(&tensor.dtype) {
-                let (start, end) = tensor.data_offsets;
-                let range = header.data_start + start..header.data_start + end;
                 weights.insert(name, FrozenWeight::new(bytes.clone(), range, dtype, &tensor.shape));
             } else {
-                others.insert(name, OtherTensor { dtype: tensor.dtype, shape: tensor.shape });
+                others
+                    .insert(name, OtherTensor { dtype: tensor.dtype, shape: tensor.shape, range });
             }
         }
-        Ok(Self { path: path.into(), weights, others, metadata: header.metadata })
+        let (path, bytes, metadata) = (path.into(), bytes.clone(), header.metadata);
+        Ok(Self { path, bytes, weights, others, metadata })
     }
 
     /// How to name the file in a message.
@@ -80,6 +85,28 @@ impl SafetensorsFile {
     pub fn shape(&self, name: &str) -> Option<&[usize]> {
         let weight = self.weights.get(name).map(FrozenWeight::shape);
         weight.or_else(|| self.others.get(name).map(|other| &*other.shape))
+    }
+
+    /// The whole file.
+    #[must_use]
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    /// A tensor of one value, of whatever number format Python writes a single number in.
+    #[must_use]
+    pub fn scalar(&self, name: &str) -> Option<f64> {
+        if let Some(weight) = self.weights.get(name) {
+            return (weight.count() == 1).then(|| f64::from(weight.values_f32()[0]));
+        }
+        let other = self.others.get(name)?;
+        let bytes = &self.bytes[other.range.clone()];
+        match other.dtype.as_str() {
+            "F64" => Some(f64::from_le_bytes(bytes.try_into().ok()?)),
+            "I64" => Some(i64::from_le_bytes(bytes.try_into().ok()?) as f64),
+            "I32" => Some(f64::from(i32::from_le_bytes(bytes.try_into().ok()?))),
+            _ => None,
+        }
     }
 
     pub(crate) fn shared_path(&self) -> Arc<str> {

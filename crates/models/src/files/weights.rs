@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::{Error, Result, Shape};
-use crate::files::{Folder, FrozenWeight, SafetensorsFile};
+use crate::files::{Bytes, Folder, FrozenWeight, SafetensorsFile};
 
 /// The weights of one network, under the keys its code asks for.
 ///
@@ -18,6 +18,7 @@ pub struct Weights(Arc<Inner>);
 struct Inner {
     /// The file, or the folder of the shards.
     path: String,
+    files: Vec<(Arc<str>, Bytes)>,
     entries: BTreeMap<String, Entry>,
     /// Tensors in a number format that is not read, with the format's name.
     unreadable: BTreeMap<String, (String, Arc<str>)>,
@@ -75,6 +76,11 @@ impl Weights {
     #[must_use]
     pub fn path(&self) -> &str {
         &self.0.path
+    }
+
+    /// The files the weights lie in: name and content.
+    pub fn files(&self) -> impl Iterator<Item = (&str, &Bytes)> {
+        self.0.files.iter().map(|(path, bytes)| (&**path, bytes))
     }
 
     /// All keys, sorted.
@@ -162,7 +168,8 @@ pub(crate) struct Builder {
 impl Builder {
     pub(crate) fn new(path: &str) -> Self {
         let path = path.to_owned();
-        Self { inner: Inner { path, entries: BTreeMap::new(), unreadable: BTreeMap::new() } }
+        let (entries, unreadable) = (BTreeMap::new(), BTreeMap::new());
+        Self { inner: Inner { path, files: Vec::new(), entries, unreadable } }
     }
 
     /// Adds all weights for which `translate` has a key. Tensors that are no numbers of ours
@@ -172,7 +179,7 @@ impl Builder {
         file: SafetensorsFile,
         translate: impl Fn(&str) -> Option<String>,
     ) -> Result<()> {
-        let path = file.shared_path();
+        let path = self.add_source(&file);
         let (weights, others) = file.into_parts();
         for (key, weight) in weights {
             if let Some(key) = translate(&key) {
@@ -185,6 +192,13 @@ impl Builder {
             }
         }
         Ok(())
+    }
+
+    /// Notes that weights of this file follow.
+    pub(crate) fn add_source(&mut self, file: &SafetensorsFile) -> Arc<str> {
+        let path = file.shared_path();
+        self.inner.files.push((Arc::clone(&path), file.bytes().clone()));
+        path
     }
 
     pub(crate) fn add(&mut self, key: String, weight: FrozenWeight, file: &Arc<str>) -> Result<()> {
