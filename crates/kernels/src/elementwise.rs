@@ -1,6 +1,6 @@
 //! Activations on their own, where no kernel before them can apply them.
 
-use crate::buffer::Shared;
+use crate::buffer::Output;
 use crate::isa::{Isa, per_isa};
 use crate::math::{Activation, apply};
 use crate::parallel;
@@ -10,15 +10,18 @@ use crate::simd::{Simd, update};
 #[must_use]
 pub fn activate(x: &[f32], activation: Activation) -> Vec<f32> {
     let isa = Isa::current();
-    let mut out = x.to_vec();
     let step = 1 << 16;
-    let memory = Shared::of(&mut out);
+    let mut output = Output::new(x.len());
+    let memory = output.shared();
     parallel::for_each(x.len().div_ceil(step), 4 * x.len(), |index| {
         let range = index * step..x.len().min((index + 1) * step);
-        // SAFETY: ranges do not overlap.
-        activate_slice(isa, activation, unsafe { memory.part(range) });
+        // SAFETY: ranges do not overlap; it is written before it is read.
+        let out = unsafe { memory.part(range.clone()) };
+        out.copy_from_slice(&x[range]);
+        activate_slice(isa, activation, out);
     });
-    out
+    // SAFETY: the ranges cover the output.
+    unsafe { output.finish() }
 }
 
 per_isa! {

@@ -4,6 +4,7 @@
 //! every thread that helps, so one call never mixes two levels.
 
 use std::cell::Cell;
+use std::ffi::OsStr;
 use std::sync::OnceLock;
 
 /// A level of instructions that this machine is known to have.
@@ -54,8 +55,12 @@ impl Isa {
     /// # Errors
     /// A sentence that says what the variable holds and what it may hold here.
     pub fn from_environment() -> Result<Self, String> {
+        Self::asked_for(std::env::var_os(VARIABLE).as_deref())
+    }
+
+    fn asked_for(value: Option<&OsStr>) -> Result<Self, String> {
         let levels = Self::available();
-        let Some(value) = std::env::var_os(VARIABLE) else { return Ok(levels[0]) };
+        let Some(value) = value else { return Ok(levels[0]) };
         levels.iter().copied().find(|level| value.to_str() == Some(level.name())).ok_or_else(|| {
             let names: Vec<_> = levels.iter().map(|level| format!("`{}`", level.name())).collect();
             format!(
@@ -137,6 +142,16 @@ pub(crate) use per_isa;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_variable_names_a_level_of_this_machine_or_is_refused() {
+        assert_eq!(Isa::asked_for(None), Ok(Isa::available()[0]));
+        assert_eq!(Isa::asked_for(Some("portable".as_ref())), Ok(Isa::PORTABLE));
+        assert_eq!(Isa::asked_for(Some("avx2".as_ref())).ok(), Isa::avx2());
+        let refusal = Isa::asked_for(Some("sse9".as_ref())).expect_err("there is no such level");
+        assert!(refusal.contains("UNWRONG_ISA is `sse9`"), "{refusal}");
+        assert!(refusal.contains("`portable`"), "{refusal}");
+    }
 
     #[test]
     fn scope_forces_a_level_and_gives_it_back() {
