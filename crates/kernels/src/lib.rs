@@ -14,7 +14,7 @@
 //!
 //! **Panics** mean that the caller passed lengths that do not fit.
 //!
-//! [`reference`] is every kernel again, slow and plain: the oracle of the tests.
+//! [`mod@reference`] is every kernel again, slow and plain: the oracle of the tests.
 
 #![expect(
     clippy::inline_always,
