@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Writes every golden of the demo model, from the pinned oracles, on the CPU in f32.
 
-    python parity/make_goldens.py --model crates/demo/model --out parity/goldens
+    python parity/make_goldens.py [--model crates/demo/model] [--out parity/goldens]
 """
 
 import argparse
@@ -23,6 +23,7 @@ from transformers.utils import logging as transformers_logging
 from stages import conditioning, keys, lora, networks, noise, picture, schedules, tokens
 from stages.golden import write_json
 
+ROOT = Path(__file__).resolve().parent.parent
 ORACLES = ["torch", "diffusers", "transformers", "peft", "compel", "tokenizers", "safetensors", "pyparsing", "numpy"]
 
 
@@ -44,8 +45,8 @@ def load(model):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, required=True, help="folder with base/, refiner/ and wrong-lora.safetensors")
-    parser.add_argument("--out", type=Path, required=True, help="folder to write to")
+    parser.add_argument("--model", type=Path, default=ROOT / "crates/demo/model", help="folder with base/, refiner/ and wrong-lora.safetensors")
+    parser.add_argument("--out", type=Path, default=ROOT / "parity/goldens", help="folder to write to")
     parser.add_argument("--only", nargs="*", help="stages to write, all by default")
     arguments = parser.parse_args()
 
