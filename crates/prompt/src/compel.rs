@@ -30,7 +30,7 @@ pub(crate) use print::print;
 use reader::{Event, Reader};
 
 use crate::prompt::Fragment;
-use crate::warning::Warning;
+use crate::warning::{Warning, excerpt};
 
 /// Above this, features overflow; compel fails or computes with infinities.
 const WEIGHT_LIMIT: f64 = 1e6;
@@ -46,10 +46,11 @@ pub(crate) fn parse(text: &str) -> (Vec<Fragment>, Vec<Warning>) {
     let mut warnings = hints::known_syntax(text);
     warnings.extend(hints::not_applied(&events));
     let mut fragments = fuse(&flatten(events));
-    for fragment in &mut fragments {
-        if fragment.weight > WEIGHT_LIMIT {
-            fragment.weight = WEIGHT_LIMIT;
-            warnings.push(Warning::WeightLimited { text: fragment.text.clone() });
+    let too_heavy = fragments.iter_mut().filter(|fragment| fragment.weight > WEIGHT_LIMIT);
+    for (n, fragment) in too_heavy.enumerate() {
+        fragment.weight = WEIGHT_LIMIT;
+        if n < hints::MOST_WARNINGS {
+            warnings.push(Warning::WeightLimited { text: excerpt(&fragment.text) });
         }
     }
     if fragments.is_empty() {

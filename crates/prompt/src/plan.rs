@@ -50,6 +50,8 @@ pub struct EncodePlan {
     pub encoder: Encoder,
     /// One at least.
     pub chunks: Vec<Chunk>,
+    /// Tokens of text that truncating left out.
+    pub dropped: usize,
 }
 
 /// 77 tokens that go through the encoder together.
@@ -100,7 +102,9 @@ impl EncodePlan {
         let tokenizer = Tokenizer::new(encoder);
         let mut pieces: Vec<Vec<u32>> =
             fragments.iter().map(|fragment| tokenizer.encode(&fragment.text)).collect();
+        let whole: usize = pieces.iter().map(Vec::len).sum();
         if long_prompt == LongPrompt::Truncate {
+            // Compel truncates every fragment before it truncates the prompt.
             for ids in &mut pieces {
                 ids.truncate(TEXT_TOKENS);
             }
@@ -128,7 +132,7 @@ impl EncodePlan {
             }
         }
 
-        let mut plan = Self { encoder, chunks };
+        let mut plan = Self { encoder, chunks, dropped: whole - places.len() };
         let ranges = plan.find(&pieces, &places, long_prompt);
         plan.mask_lowered(fragments, &ranges, long_prompt);
         plan

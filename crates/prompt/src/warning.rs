@@ -25,6 +25,17 @@ pub enum Warning {
     },
 }
 
+/// Characters of the prompt that a warning shows at most.
+const MOST_CHARACTERS: usize = 60;
+
+/// The start of `text`, for a warning.
+pub(crate) fn excerpt(text: &str) -> String {
+    match text.char_indices().nth(MOST_CHARACTERS) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
 impl fmt::Display for Warning {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -3,10 +3,10 @@
 use std::collections::HashSet;
 
 use super::reader::Event;
-use crate::warning::Warning;
+use crate::warning::{Warning, excerpt};
 
-/// More than this many words would bury what matters.
-const MOST_WORDS: usize = 8;
+/// More than this many warnings of a kind would bury what matters.
+pub(super) const MOST_WARNINGS: usize = 8;
 
 /// Operators that compel has and we do not, with what they do.
 const OPERATORS: [(&str, &str); 6] = [
@@ -64,8 +64,8 @@ pub(super) fn not_applied(events: &[Event]) -> Vec<Warning> {
             _ => None,
         })
         .filter(|word| seen.insert(*word))
-        .take(MOST_WORDS)
-        .map(|word| Warning::NotApplied { found: word.clone() })
+        .take(MOST_WARNINGS)
+        .map(|word| Warning::NotApplied { found: excerpt(word) })
         .collect()
 }
 

@@ -216,12 +216,23 @@ impl<'a> Cursor<'a> {
     /// is none, at the last one with.
     fn quotation(&mut self) -> Option<String> {
         let start = self.at + 1;
-        let line = self.text[start..].split(['\n', '\r']).next()?;
-        let escaped = |quote: usize| line[..quote].ends_with('\\');
-        let mut quotes = line.match_indices('"').map(|(place, _)| place);
-        let end = quotes.find(|&quote| !escaped(quote)).or_else(|| line.rfind('"'))?;
+        let rest = &self.text[start..];
+        let mut end = None;
+        let mut before = b'"';
+        for (place, byte) in rest.bytes().enumerate() {
+            match byte {
+                b'\n' | b'\r' => break,
+                b'"' => end = Some(place),
+                _ => {}
+            }
+            if byte == b'"' && before != b'\\' {
+                break;
+            }
+            before = byte;
+        }
+        let end = end?;
         self.at = start + end + 1;
-        Some(resolve_escapes(&line[..end]))
+        Some(resolve_escapes(&rest[..end]))
     }
 
     /// The weight after a bracket or a quote that closes.

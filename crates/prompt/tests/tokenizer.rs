@@ -1,0 +1,155 @@
+//! The tokenizer against the `tokenizers` library, set up as transformers sets it up.
+
+#![expect(clippy::unwrap_used, reason = "a test may stop where it fails")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::LazyLock;
+
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use unwrong_prompt::{Encoder, Tokenizer};
+
+static ORACLES: LazyLock<[tokenizers::Tokenizer; 2]> = LazyLock::new(|| Encoder::BOTH.map(oracle));
+
+/// `CLIPTokenizer` of transformers 5.24 as its backend prints it, for the files of one encoder.
+fn oracle(encoder: Encoder) -> tokenizers::Tokenizer {
+    let vocabulary = fs::read_to_string(model_file("vocab.json")).unwrap();
+    let vocabulary: Value = serde_json::from_str(&vocabulary).unwrap();
+    let merges = fs::read_to_string(model_file("merges.txt")).unwrap();
+    let merges: Vec<&str> = merges.lines().skip(1).collect();
+    let token = |id: u32, content: &str, normalized: bool| {
+        json!({ "id": id, "content": content, "single_word": false, "lstrip": false,
+                "rstrip": false, "normalized": normalized, "special": true })
+    };
+    let start = token(49_406, "<|startoftext|>", true);
+    let added = match encoder {
+        Encoder::ClipL => vec![start, token(49_407, "<|endoftext|>", false)],
+        Encoder::BigG => vec![token(0, "!", false), start, token(49_407, "<|endoftext|>", true)],
+    };
+    let pieces = concat!(
+        r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|",
+        r"[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+    );
+    let description = json!({
+        "version": "1.0",
+        "added_tokens": added,
+        "normalizer": { "type": "Sequence", "normalizers": [
+            { "type": "NFC" },
+            { "type": "Replace", "pattern": { "Regex": r"\s+" }, "content": " " },
+            { "type": "Lowercase" },
+        ]},
+        "pre_tokenizer": { "type": "Sequence", "pretokenizers": [
+            { "type": "Split", "pattern": { "Regex": pieces },
+              "behavior": "Removed", "invert": true },
+            { "type": "ByteLevel", "add_prefix_space": false,
+              "trim_offsets": true, "use_regex": true },
+        ]},
+        "model": { "type": "BPE", "unk_token": "<|endoftext|>", "continuing_subword_prefix": "",
+                   "end_of_word_suffix": "</w>", "fuse_unk": false, "byte_fallback": false,
+                   "vocab": vocabulary, "merges": merges },
+    });
+    tokenizers::Tokenizer::from_str(&description.to_string()).unwrap()
+}
+
+fn model_file(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../demo/model/base/tokenizer").join(name)
+}
+
+fn ids_of_oracle(encoder: usize, text: &str) -> Vec<u32> {
+    ORACLES[encoder].encode(text, false).unwrap().get_ids().to_vec()
+}
+
+/// Words of many scripts, marks, controls and the tokens themselves.
+fn text() -> impl Strategy<Value = String> {
+    let part = prop_oneof![
+        "[ -~]{0,12}",
+        "[a-z]{1,24}",
+        "[À-ɏ\u{300}-\u{36f}Α-ԯ]{1,6}",
+        "[ぁ-ヿ一-鿿가-힣]{1,6}",
+        "[\u{600}-\u{6ff}\u{900}-\u{dff}]{1,6}",
+        "[\u{2000}-\u{206f}\u{1f300}-\u{1faff}]{1,4}",
+        "[0-9½Ⅷ٣]{1,5}",
+        Just("<|endoftext|>".to_owned()),
+        Just("<|StartOfText|>".to_owned()),
+        Just("!".to_owned()),
+        Just("'LL".to_owned()),
+        Just(" \t\u{a0}\n".to_owned()),
+        any::<String>(),
+    ];
+    prop::collection::vec(part, 0..8).prop_map(|parts| parts.concat())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 3000, failure_persistence: None, ..Default::default() })]
+
+    #[test]
+    fn ids_equal_those_of_the_tokenizers_library(text in text()) {
+        for (n, encoder) in Encoder::BOTH.into_iter().enumerate() {
+            prop_assert_eq!(Tokenizer::new(encoder).encode(&text), ids_of_oracle(n, &text));
+        }
+    }
+
+    #[test]
+    fn words_survive_a_round_trip(words in prop::collection::vec("[a-z]{1,12}", 0..12)) {
+        let text = words.join(" ");
+        let tokenizer = Tokenizer::new(Encoder::ClipL);
+        prop_assert_eq!(tokenizer.decode(&tokenizer.encode(&text)), text);
+    }
+}
+
+#[test]
+fn every_character_has_the_ids_of_the_tokenizers_library() {
+    let characters: Vec<char> = (' '..=char::MAX).collect();
+    // Many together, so that the characters' classes matter too.
+    for run in characters.chunks(512) {
+        let text: String = run.iter().collect();
+        for (n, encoder) in Encoder::BOTH.into_iter().enumerate() {
+            assert_eq!(Tokenizer::new(encoder).encode(&text), ids_of_oracle(n, &text), "{text:?}");
+        }
+    }
+}
+
+#[test]
+fn every_word_of_the_vocabulary_has_its_id() {
+    let vocabulary = fs::read_to_string(model_file("vocab.json")).unwrap();
+    let vocabulary: Value = serde_json::from_str(&vocabulary).unwrap();
+    let tokenizer = Tokenizer::new(Encoder::ClipL);
+    let mut words = 0;
+    for (token, id) in vocabulary.as_object().unwrap() {
+        // The file shows bytes as stand-in characters: only those of ASCII are themselves.
+        let Some(word) = token.strip_suffix("</w>").filter(|word| word.is_ascii()) else {
+            continue;
+        };
+        let id = u32::try_from(id.as_u64().unwrap()).unwrap();
+        assert_eq!(tokenizer.decode(&[id]), word);
+        words += 1;
+    }
+    assert!(words > 30_000);
+}
+
+#[test]
+fn accents_contractions_digits_and_marks_are_kept() {
+    let ids = |text| Tokenizer::new(Encoder::ClipL).encode(text);
+    assert_eq!(ids("résumé"), [29106, 7054, 4166]);
+    assert_eq!(ids("You should've done this"), [592, 1535, 1200, 1700, 589]);
+    assert_eq!(ids("1233"), ids("12 33"));
+    assert_eq!(ids("foo_bar"), [23435, 318, 2411]);
+    assert_eq!(ids("&amp;"), [261, 6259, 282]);
+    assert!(ids("").is_empty());
+}
+
+#[test]
+fn an_exclamation_mark_is_padding_to_the_second_encoder() {
+    assert_eq!(Tokenizer::new(Encoder::ClipL).encode("hello!"), [3306, 256]);
+    assert_eq!(Tokenizer::new(Encoder::BigG).encode("hello!"), [3306, 0]);
+}
+
+#[test]
+fn markers_in_text_are_tokens() {
+    let text = "<|endoftext|> <|ENDOFTEXT|> <|StartOfText|>";
+    assert_eq!(Tokenizer::new(Encoder::BigG).encode(text), [49_407, 49_407, 49_406]);
+    let first = Tokenizer::new(Encoder::ClipL).encode(text);
+    assert_eq!((first[0], first[1], first.last()), (49_407, 27, Some(&49_406)));
+}
