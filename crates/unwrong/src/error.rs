@@ -160,6 +160,18 @@ pub enum Error {
         what: &'static str,
     },
 
+    /// The files of a model could not be hashed.
+    #[error("the model's files cannot be hashed: were they changed while in use?")]
+    HashFailed,
+
+    /// The last encoder of a model has no projection, so there is no pooled vector.
+    #[error("the last text encoder has no projection, expected SDXL's second encoder")]
+    NoPooledOutput,
+
+    /// A model or LoRA file cannot be used, or a network failed.
+    #[error(transparent)]
+    Models(#[from] unwrong_models::Error),
+
     /// A tensor operation failed.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
@@ -179,6 +191,7 @@ impl Error {
                 Some(format!("try a seed up to {}", u64::MAX - u64::from(count.saturating_sub(1))))
             }
             Self::Request { hint, .. } => hint.clone(),
+            Self::Models(error) => error.hint(),
             Self::FileExists { .. } => {
                 Some("give another name, or `--force` to replace it".to_owned())
             }

@@ -89,6 +89,18 @@ impl Goldens {
         tensor.flatten_all().unwrap().to_vec1().unwrap()
     }
 
+    /// The golden values that were kept, each with its place in the whole tensor.
+    pub fn kept(&self, name: &str) -> impl Iterator<Item = (usize, f32)> {
+        let Entry { offset, stride, .. } = self.index.tensors[name];
+        let values = self.values(name).into_iter().enumerate();
+        values.map(move |(k, value)| (offset + k * stride, value))
+    }
+
+    /// Number of values of the whole tensor.
+    pub fn count(&self, name: &str) -> usize {
+        self.index.tensors[name].shape.iter().product()
+    }
+
     /// Compares a tensor in torch's layout. A missing golden, another shape, another norm of the
     /// values that were left out, or a value that is not finite fails at once.
     pub fn compare(&self, name: &str, tensor: &Tensor) -> Difference {
@@ -100,8 +112,7 @@ impl Goldens {
         assert!(values.iter().all(|value| value.is_finite()), "{name} is not finite");
 
         let mut worst = Difference { relative: 0.0, absolute: 0.0, index: 0 };
-        for (k, golden) in self.values(name).iter().enumerate() {
-            let index = entry.offset + k * entry.stride;
+        for (index, golden) in self.kept(name) {
             let absolute = f64::from((values[index] - golden).abs());
             if absolute > worst.absolute {
                 worst = Difference { relative: 0.0, absolute, index };

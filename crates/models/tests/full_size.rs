@@ -1,0 +1,113 @@
+//! A full-size SDXL with random weights against diffusers, block by block, and what a step costs.
+//!
+//! `cargo xtask full-size` makes the model and the oracle's answers outside git and runs this;
+//! `UNWRONG_FULL_SIZE` names the folder.
+
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic and print")]
+
+mod common;
+
+use std::cell::RefCell;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use candle_core::Tensor;
+use unwrong_models::files::{Folder, ModelParts};
+use unwrong_models::layers::Run;
+use unwrong_models::lora::LayerAdapters;
+use unwrong_models::ops::Ops;
+use unwrong_models::unet::Unet;
+
+use common::{Goldens, Row, nchw, nhwc};
+
+/// Random weights make worse sums than trained ones.
+const FULL_SIZE: f64 = 1e-3;
+
+fn folder() -> PathBuf {
+    std::env::var_os("UNWRONG_FULL_SIZE").expect("UNWRONG_FULL_SIZE names the folder").into()
+}
+
+fn check(part: &str) {
+    let started = Instant::now();
+    let memory = Memory::watch();
+    let parts = ModelParts::open_folder(&Folder::disk(folder().join(part))).unwrap();
+    let unet = Unet::load(&parts.unet.0, &parts.unet.1).unwrap();
+    println!("{part}: opened in {:.3} s", started.elapsed().as_secs_f64());
+
+    let goldens = Goldens::open_at(&folder(), "oracle");
+    let input = |what: &str| goldens.tensor(&format!("{part}.input.{what}"));
+    let latents = nhwc(&input("latents"));
+    let timestep = goldens.fact("timestep").as_f64().unwrap() as f32;
+
+    let none = LayerAdapters::default();
+    let row = RefCell::new(Row::new(format!("full-size {part}, blocks"), FULL_SIZE));
+    let prefix = format!("{part}.block.");
+    let observer = |name: &str, output: &Tensor| {
+        let golden = format!("{prefix}{name}");
+        if goldens.has(&golden) {
+            let output = if output.rank() == 4 { nchw(output) } else { output.clone() };
+            row.borrow_mut().add(name, goldens.compare(&golden, &output));
+        }
+    };
+    let run = Run { observer: Some(&observer), ..Run::new(Ops::Cpu, &none) };
+    let embeds = input("encoder_hidden_states");
+    let prepared =
+        unet.prepare(&run, &embeds, &input("text_embeds"), &input("time_ids")).unwrap();
+    let started = Instant::now();
+    unet.forward(&run, &latents, timestep, &prepared).unwrap();
+    println!("{part}: step in {:.1} s, compared", started.elapsed().as_secs_f64());
+    println!("{part}: {}", memory.peaks());
+    row.into_inner().print();
+}
+
+#[test]
+#[ignore = "needs 10 GB of random weights: cargo xtask full-size"]
+fn the_full_size_base_equals_diffusers_after_every_block() {
+    check("base");
+}
+
+#[test]
+#[ignore = "needs 10 GB of random weights: cargo xtask full-size"]
+fn the_full_size_refiner_equals_diffusers_after_every_block() {
+    check("refiner");
+}
+
+/// Peak memory of this process, sampled from `/proc`.
+struct Memory {
+    stop: Arc<AtomicBool>,
+    anonymous: Arc<AtomicU64>,
+}
+
+impl Memory {
+    fn watch() -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let anonymous = Arc::new(AtomicU64::new(0));
+        let (stopped, peak) = (Arc::clone(&stop), Arc::clone(&anonymous));
+        std::thread::spawn(move || {
+            while !stopped.load(Ordering::Relaxed) {
+                peak.fetch_max(status("RssAnon:"), Ordering::Relaxed);
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        });
+        Self { stop, anonymous }
+    }
+
+    fn peaks(&self) -> String {
+        self.stop.store(true, Ordering::Relaxed);
+        let gigabytes = |bytes: u64| bytes as f64 / 1e9;
+        format!(
+            "peak anonymous {:.2} GB, peak resident {:.2} GB",
+            gigabytes(self.anonymous.load(Ordering::Relaxed)),
+            gigabytes(status("VmHWM:"))
+        )
+    }
+}
+
+/// A line of `/proc/self/status`, in bytes; 0 where there is no such file.
+fn status(line: &str) -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let value = status.lines().find_map(|text| text.strip_prefix(line));
+    value.and_then(|text| text.trim().trim_end_matches(" kB").parse::<u64>().ok()).unwrap_or(0) * 1024
+}

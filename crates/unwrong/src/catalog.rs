@@ -1,0 +1,170 @@
+//! Where models are found: built-in ones by name, all others by path.
+
+use std::path::Path;
+
+use unwrong_models::files::{EmbeddedFiles, Folder, ModelDefaults, ModelParts, VaeParts, Weights};
+use unwrong_models::lora::LoraFile;
+
+use crate::error::{Error, Result};
+use crate::identity::file_name;
+use crate::request::GenerateRequest;
+
+/// A model folder that holds several models has them under these names.
+const BASE: &str = "base";
+const REFINER: &str = "refiner";
+/// The method's LoRA beside a model, where `unwrong.toml` names no other.
+const WRONG_LORA: &str = "wrong-lora.safetensors";
+/// The word for "no refiner" in a request.
+const NONE: &str = "none";
+
+/// The models a program knows by name.
+#[derive(Debug, Clone, Default)]
+pub struct Catalog {
+    builtin: Vec<(&'static str, EmbeddedFiles)>,
+}
+
+/// A model's place: a folder of its own, or a single file.
+#[derive(Debug, Clone)]
+enum Place {
+    Folder(Folder),
+    File(String),
+}
+
+/// The models one request names, opened as far as their headers.
+pub(crate) struct Opened {
+    /// What the model is called: its name in the catalog, or the last part of its path.
+    pub(crate) name: String,
+    pub(crate) base: ModelParts,
+    pub(crate) refiner: Option<ModelParts>,
+    /// The VAE in place of the model's own, and its name.
+    pub(crate) vae: Option<(String, VaeParts)>,
+    pub(crate) defaults: ModelDefaults,
+    /// Folders in which the wrong-LoRA may lie, nearest first.
+    beside: Vec<Folder>,
+}
+
+impl Catalog {
+    /// A catalog that knows no names.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a model inside the program; the first one is the default.
+    #[must_use]
+    pub fn with_builtin(mut self, name: &'static str, files: EmbeddedFiles) -> Self {
+        self.builtin.push((name, files));
+        self
+    }
+
+    /// The name of the default model, if there is one.
+    #[must_use]
+    pub fn default_model(&self) -> Option<&'static str> {
+        self.builtin.first().map(|(name, _)| *name)
+    }
+
+    /// Opens what the request names; reads headers and configs only.
+    pub(crate) fn open(&self, request: &GenerateRequest) -> Result<Opened> {
+        let name = match &request.model {
+            Some(name) => name,
+            None => self.default_model().ok_or_else(|| Error::Request {
+                problem: "no model is named".to_owned(),
+                hint: Some("name one with `--model`".to_owned()),
+            })?,
+        };
+        let place = self.place(name, BASE);
+        let base = place.open()?;
+        let bundle = self.bundle(name);
+
+        let refiner = match request.refiner.as_deref() {
+            Some(NONE) => None,
+            Some(name) => Some(self.place(name, REFINER).open()?),
+            None => match bundle.as_ref().map(|bundle| bundle.join(REFINER)) {
+                Some(folder) if folder.is_there() => Some(ModelParts::open_folder(&folder)?),
+                _ => None,
+            },
+        };
+        let vae = match &request.vae {
+            Some(path) => Some((
+                file_name(path),
+                Err::<VaeParts, _>(Error::Request { problem: "SOON".into(), hint: None })?,
+            )),
+            None => None,
+        };
+
+        let mut beside = Vec::new();
+        match &place {
+            Place::Folder(folder) => beside.push(folder.clone()),
+            Place::File(path) => {
+                beside.extend(Path::new(path).parent().map(Folder::disk));
+            }
+        }
+        beside.extend(bundle);
+        let (name, defaults) = (file_name(name), base.defaults.clone());
+        Ok(Opened { name, base, refiner, vae, defaults, beside })
+    }
+
+    /// The folder that holds `base` and `refiner`, when the name means one.
+    fn bundle(&self, name: &str) -> Option<Folder> {
+        let folder = match self.builtin.iter().find(|(builtin, _)| *builtin == name) {
+            Some((name, files)) => Folder::embedded(name, files),
+            None => Folder::disk(name),
+        };
+        folder.join(BASE).exists("model_index.json").then_some(folder)
+    }
+
+    fn place(&self, name: &str, part: &str) -> Place {
+        match self.bundle(name) {
+            Some(bundle) => Place::Folder(bundle.join(part)),
+            None if Path::new(name).is_file() => Place::File(name.to_owned()),
+            None => Place::Folder(Folder::disk(name)),
+        }
+    }
+}
+
+impl Place {
+    fn open(&self) -> Result<ModelParts> {
+        Ok(match self {
+            Self::Folder(folder) => ModelParts::open_folder(folder)?,
+            Self::File(_) => Err(Error::Request { problem: "SOON".into(), hint: None })?,
+        })
+    }
+}
+
+impl Opened {
+    /// The weights of everything that was opened.
+    pub(crate) fn weights(&self) -> impl Iterator<Item = &Weights> {
+        self.base
+            .weights()
+            .chain(self.refiner.iter().flat_map(ModelParts::weights))
+            .chain(self.vae.iter().map(|(_, vae)| &vae.weights))
+    }
+
+    /// The LoRA files of a request with their scales, the wrong-LoRA last.
+    pub(crate) fn loras(&self, request: &GenerateRequest) -> Result<Vec<(LoraFile, f64)>> {
+        let mut loras = Vec::new();
+        for lora in &request.loras {
+            loras.push((LoraFile::open(Path::new(&lora.path))?, lora.scale));
+        }
+        if let Some(scale) = request.wrong {
+            loras.push((self.wrong_lora(request.wrong_lora.as_deref())?, scale));
+        }
+        Ok(loras)
+    }
+
+    fn wrong_lora(&self, named: Option<&str>) -> Result<LoraFile> {
+        if let Some(path) = named {
+            return Ok(LoraFile::open(Path::new(path))?);
+        }
+        let name = self.defaults.wrong_lora.as_deref().unwrap_or(WRONG_LORA);
+        // The config may point from `base` to the folder above it.
+        let name = name.strip_prefix("../").unwrap_or(name);
+        match self.beside.iter().find(|folder| folder.exists(name)) {
+            Some(folder) => Ok(LoraFile::open_in(folder, name)?),
+            None => Err(Error::Request {
+                problem: format!("`{}` has no wrong-LoRA: `{name}` is not beside it", self.base.name),
+                hint: Some("name one with `--wrong-lora`".to_owned()),
+            }),
+        }
+    }
+}

@@ -1,0 +1,348 @@
+//! One request, straight down: from prompts to pixels.
+//!
+//! Requests run stage by stage (encode all, base all, refine all, decode all), so base and
+//! refiner never take turns; every picture is still computed alone, so it does not depend on
+//! the others.
+
+use std::time::Instant;
+
+use candle_core::{DType, Tensor};
+use unwrong_models::lora::{Adapters, Applied};
+use unwrong_models::unet::Prepared;
+
+use crate::denoiser::{GuidedUnet, is_guided};
+use crate::encode::{ConditioningPair, encode};
+use crate::error::{Error, Result};
+use crate::identity::file_name;
+use crate::noise::Noise;
+use crate::picture::{EmbeddedRequest, Pixels};
+use crate::pipeline::{AdapterSet, Pipeline, Stage, VAE_FACTOR};
+use crate::plan::Plan;
+use crate::progress::{Event, Part, Phase, Progress, Silent, announce};
+use crate::request::GenerateRequest;
+use crate::sampler::euler;
+use crate::schedule::Schedule;
+
+/// A finished picture and what is worth knowing about it.
+#[derive(Debug, Clone)]
+pub struct Generation {
+    /// The picture.
+    pub pixels: Pixels,
+    /// Everything that made it.
+    pub plan: Plan,
+    /// What goes into the file beside the pixels.
+    pub embedded: EmbeddedRequest,
+    /// What each LoRA file did.
+    pub loras: Vec<Applied>,
+    /// Where the time went.
+    pub timings: Timings,
+}
+
+/// Wall-clock seconds. Pictures of one call that share a prompt share its encoding.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Timings {
+    /// Text to embeddings.
+    pub encode: f64,
+    /// Each step, base then refiner.
+    pub steps: Vec<f64>,
+    /// Latents to pixels.
+    pub decode: f64,
+}
+
+/// One picture on its way.
+struct Job {
+    plan: Plan,
+    /// Which of the distinct sets of LoRA files it uses.
+    adapters: usize,
+    latents: Option<Tensor>,
+    timings: Timings,
+}
+
+impl Pipeline {
+    /// Makes every picture of every request; each is announced as soon as it exists.
+    ///
+    /// The same request and seed give the same bytes, whatever else is asked for in the call.
+    pub fn generate(
+        &self,
+        requests: &[GenerateRequest],
+        progress: &mut dyn Progress,
+    ) -> Result<Vec<Generation>> {
+        let (mut jobs, sets) = self.plan(requests, progress)?;
+
+        self.run_base(&mut jobs, &sets, progress)?;
+        if let Some(refiner) = &self.refiner {
+            self.run_refiner(refiner, &mut jobs, progress)?;
+        }
+        self.decode(jobs, &sets, progress)
+    }
+
+    /// Checks everything, opens the LoRA files; no weight is read before this is done.
+    fn plan(
+        &self,
+        requests: &[GenerateRequest],
+        progress: &mut dyn Progress,
+    ) -> Result<(Vec<Job>, Vec<AdapterSet>)> {
+        let mut jobs = Vec::new();
+        let mut sets: Vec<AdapterSet> = Vec::new();
+        let mut keys: Vec<(&[_], Option<f64>, &Option<String>)> = Vec::new();
+        for request in requests {
+            let plans =
+                Plan::expand(request, self.defaults(), self.native_size(), self.refiner.is_some())?;
+            let key = (&request.loras[..], request.wrong, &request.wrong_lora);
+            let adapters = match keys.iter().position(|known| *known == key) {
+                Some(known) => known,
+                None => {
+                    let set = self.adapters(request)?;
+                    announce_loras(&set.applied, progress)?;
+                    keys.push(key);
+                    sets.push(set);
+                    sets.len() - 1
+                }
+            };
+            for plan in plans {
+                jobs.push(Job { plan, adapters, latents: None, timings: Timings::default() });
+            }
+        }
+        Ok((jobs, sets))
+    }
+
+    fn run_base(
+        &self,
+        jobs: &mut [Job],
+        sets: &[AdapterSet],
+        progress: &mut dyn Progress,
+    ) -> Result<()> {
+        let pictures = jobs.len();
+        let mut ready: Option<Ready> = None;
+        for (picture, job) in jobs.iter_mut().enumerate() {
+            let set = &sets[job.adapters];
+            let run = self.run(&set.adapters.unet);
+            announce(progress, Event::Phase { phase: Phase::Encode, picture, pictures })?;
+            let plan = job.plan.clone();
+            let prepared = Ready::renew(&mut ready, job, || {
+                let pair = self.encode(&self.base, &plan, Some(&set.adapters))?;
+                let time_ids = plan.conditions.base();
+                prepare(&self.base, &run, &pair, time_ids, plan.guidance_scale)
+            })?;
+
+            let (high_noise, _) = self.schedules(&job.plan)?;
+            let latents = self.noise(&job.plan)?;
+            let latents = (latents * f64::from(high_noise.initial_scale()))?;
+            let denoiser = GuidedUnet {
+                unet: &self.base.unet,
+                run,
+                prepared,
+                guidance_scale: job.plan.guidance_scale,
+                prediction_type: self.base.scheduler.prediction_type,
+            };
+            let place = Place { part: Part::Base, picture, pictures };
+            let mut watch = watch(progress, &mut job.timings, place);
+            let latents = euler(&denoiser, latents, &high_noise, &mut watch)?;
+            job.latents = Some(finite(latents, "the latents after the base")?);
+        }
+        Ok(())
+    }
+
+    fn run_refiner(
+        &self,
+        refiner: &Stage,
+        jobs: &mut [Job],
+        progress: &mut dyn Progress,
+    ) -> Result<()> {
+        let pictures = jobs.len();
+        let mut ready: Option<Ready> = None;
+        for (picture, job) in jobs.iter_mut().enumerate() {
+            let (_, low_noise) = self.schedules(&job.plan)?;
+            let Some(latents) = job.latents.take() else { continue };
+            if low_noise.is_empty() {
+                job.latents = Some(latents);
+                continue;
+            }
+            let run = self.run(&self.none);
+            announce(progress, Event::Phase { phase: Phase::Encode, picture, pictures })?;
+            let plan = job.plan.clone();
+            let prepared = Ready::renew(&mut ready, job, || {
+                let pair = self.encode(refiner, &plan, None)?;
+                let aesthetics = refiner.index.requires_aesthetics_score;
+                let time_ids = plan.conditions.refiner(aesthetics);
+                prepare(refiner, &run, &pair, time_ids, plan.guidance_scale)
+            })?;
+            let denoiser = GuidedUnet {
+                unet: &refiner.unet,
+                run,
+                prepared,
+                guidance_scale: job.plan.guidance_scale,
+                prediction_type: refiner.scheduler.prediction_type,
+            };
+            let place = Place { part: Part::Refiner, picture, pictures };
+            let mut watch = watch(progress, &mut job.timings, place);
+            let latents = euler(&denoiser, latents, &low_noise, &mut watch)?;
+            job.latents = Some(finite(latents, "the latents after the refiner")?);
+        }
+        Ok(())
+    }
+
+    /// What base or refiner is told about the first picture of a request.
+    ///
+    /// The refiner of a pipeline without one is told what the base is.
+    pub fn condition(&self, request: &GenerateRequest, part: Part) -> Result<ConditioningPair> {
+        let (jobs, sets) = self.plan(std::slice::from_ref(request), &mut Silent)?;
+        match (part, &self.refiner) {
+            (Part::Refiner, Some(refiner)) => self.encode(refiner, &jobs[0].plan, None),
+            _ => self.encode(&self.base, &jobs[0].plan, Some(&sets[0].adapters)),
+        }
+    }
+
+    fn encode(
+        &self,
+        stage: &Stage,
+        plan: &Plan,
+        adapters: Option<&Adapters>,
+    ) -> Result<ConditioningPair> {
+        let readers = self.readers(stage, adapters);
+        encode(&readers, plan, stage.index.force_zeros_for_empty_prompt, &self.device)
+    }
+
+    fn decode(
+        &self,
+        jobs: Vec<Job>,
+        sets: &[AdapterSet],
+        progress: &mut dyn Progress,
+    ) -> Result<Vec<Generation>> {
+        let pictures = jobs.len();
+        let mut generations = Vec::with_capacity(pictures);
+        for (picture, mut job) in jobs.into_iter().enumerate() {
+            announce(progress, Event::Phase { phase: Phase::Decode, picture, pictures })?;
+            let started = Instant::now();
+            let latents = job.latents.take().ok_or(Error::Cancelled)?;
+            let latents = latents.permute((0, 2, 3, 1))?.contiguous()?; // [B, H, W, C]
+            let decoded = self.vae.decode(&self.run(&self.none), &latents)?;
+            let pixels = Pixels::from_tensor(&finite(decoded, "the decoded pixels")?)?;
+            job.timings.decode = started.elapsed().as_secs_f64();
+
+            let set = &sets[job.adapters];
+            let loras = set.applied.clone();
+            let embedded = self.identity.embed(&job.plan.alone, &set.embedded)?;
+            let generation =
+                Generation { pixels, plan: job.plan, embedded, loras, timings: job.timings };
+            announce(progress, Event::Picture { index: picture, generation: &generation })?;
+            generations.push(generation);
+        }
+        Ok(generations)
+    }
+
+    /// The noise levels of base and refiner; the refiner's are of its own scheduler config.
+    fn schedules(&self, plan: &Plan) -> Result<(Schedule, Schedule)> {
+        let base = Schedule::new(&self.base.scheduler, plan.steps)?;
+        let refiner = match &self.refiner {
+            Some(refiner) => Schedule::new(&refiner.scheduler, plan.steps)?,
+            None => return Ok((base, Schedule::empty())),
+        };
+        Ok((base.high_noise(plan.high_noise_fraction), refiner.low_noise(plan.high_noise_fraction)))
+    }
+
+    /// `[1, 4, H/8, W/8]` of standard normal noise.
+    fn noise(&self, plan: &Plan) -> Result<Tensor> {
+        let (height, width) = (plan.size.height / VAE_FACTOR, plan.size.width / VAE_FACTOR);
+        let shape = (1, self.base.unet.config().in_channels, height as usize, width as usize);
+        let count = shape.1 * shape.2 * shape.3;
+        let values = Noise::new(plan.noise, plan.seed).draw(count);
+        Ok(Tensor::from_vec(values, shape, &self.device)?)
+    }
+}
+
+/// The last prepared conditioning: pictures of a series share it.
+struct Ready {
+    key: (usize, Plan),
+    prepared: Prepared,
+}
+
+impl Ready {
+    fn renew<'a>(
+        ready: &'a mut Option<Self>,
+        job: &mut Job,
+        make: impl FnOnce() -> Result<Prepared>,
+    ) -> Result<&'a Prepared> {
+        let same = ready.as_ref().is_some_and(|ready| {
+            ready.key.0 == job.adapters && ready.key.1.same_conditioning(&job.plan)
+        });
+        if !same {
+            let started = Instant::now();
+            let prepared = make()?;
+            job.timings.encode += started.elapsed().as_secs_f64();
+            *ready = Some(Self { key: (job.adapters, job.plan.clone()), prepared });
+        }
+        Ok(&ready.as_ref().expect("it was filled above").prepared)
+    }
+}
+
+/// Which part of which picture is being made.
+#[derive(Clone, Copy)]
+struct Place {
+    part: Part,
+    picture: usize,
+    pictures: usize,
+}
+
+/// Times every step and passes it on.
+fn watch<'a>(
+    progress: &'a mut dyn Progress,
+    timings: &'a mut Timings,
+    Place { part, picture, pictures }: Place,
+) -> impl FnMut(usize, usize, f32, &Tensor) -> Result<()> + 'a {
+    let mut started = Instant::now();
+    move |step, steps, sigma, latents| {
+        timings.steps.push(started.elapsed().as_secs_f64());
+        started = Instant::now();
+        announce(progress, Event::Step { part, picture, pictures, step, steps, sigma, latents })
+    }
+}
+
+fn announce_loras(applied: &[Applied], progress: &mut dyn Progress) -> Result<()> {
+    for lora in applied {
+        let message = format!(
+            "LoRA `{}`: applied {} of {} tensors",
+            file_name(&lora.path),
+            lora.applied,
+            lora.total
+        );
+        announce(progress, Event::Notice { message: &message })?;
+        for unapplied in &lora.unapplied {
+            let message = format!("LoRA `{}`: {unapplied}", file_name(&lora.path));
+            announce(progress, Event::Warning { message: &message })?;
+        }
+    }
+    Ok(())
+}
+
+/// A picture of NaN is black and says nothing: refuse it where it arises.
+fn finite(tensor: Tensor, what: &'static str) -> Result<Tensor> {
+    // Infinities and NaN survive a sum of absolute values; f64 cannot overflow here.
+    let sum = tensor.abs()?.to_dtype(DType::F64)?.sum_all()?.to_scalar::<f64>()?;
+    if sum.is_finite() { Ok(tensor) } else { Err(Error::NotFinite { what }) }
+}
+
+/// Joins both halves of guidance into one batch, negative first, as diffusers does.
+fn prepare(
+    stage: &Stage,
+    run: &unwrong_models::layers::Run<'_>,
+    pair: &ConditioningPair,
+    time_ids: [Vec<f32>; 2],
+    guidance_scale: f64,
+) -> Result<Prepared> {
+    let device = pair.positive.prompt_embeds.device();
+    let rows = |[positive, negative]: [Tensor; 2]| -> Result<Tensor> {
+        if is_guided(guidance_scale) {
+            Ok(Tensor::cat(&[negative, positive], 0)?)
+        } else {
+            Ok(positive)
+        }
+    };
+    let [positive_ids, negative_ids] = time_ids;
+    let ids = |ids: Vec<f32>| -> Result<Tensor> { Ok(Tensor::new(ids, device)?.unsqueeze(0)?) };
+    let (positive, negative) = (&pair.positive, &pair.negative);
+    let embeds = rows([positive.prompt_embeds.clone(), negative.prompt_embeds.clone()])?;
+    let pooled = rows([positive.pooled_embeds.clone(), negative.pooled_embeds.clone()])?;
+    let ids = rows([ids(positive_ids)?, ids(negative_ids)?])?;
+    Ok(stage.unet.prepare(run, &embeds, &pooled, &ids)?)
+}

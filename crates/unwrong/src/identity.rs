@@ -1,0 +1,102 @@
+//! Which files made a picture: names and SHA-256, computed while the picture is made.
+//!
+//! Hashing gigabytes takes seconds, so it runs on a thread of its own from the moment the files
+//! are open, and is only waited for when the first picture is finished.
+
+use std::path::Path;
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::thread::JoinHandle;
+
+use sha2::{Digest, Sha256};
+use unwrong_models::files::Weights;
+use unwrong_models::lora::LoraFile;
+
+use crate::catalog::Opened;
+use crate::error::{Error, Result};
+use crate::picture::{EmbeddedLora, EmbeddedModels, EmbeddedRequest, ModelId};
+use crate::request::{GenerateRequest, LoraRequest};
+
+/// The models of a pipeline, by name and hash.
+pub(crate) struct Identity {
+    hashing: Mutex<Option<JoinHandle<EmbeddedModels>>>,
+    models: OnceLock<EmbeddedModels>,
+}
+
+impl Identity {
+    /// Starts to hash what was opened.
+    pub(crate) fn start(opened: &Opened) -> Self {
+        let base = (opened.name.clone(), opened.base.unet.1.clone());
+        let refiner = opened.refiner.as_ref().map(|parts| (parts.name.clone(), parts.unet.1.clone()));
+        let vae = opened.vae.as_ref().map(|(name, vae)| (name.clone(), vae.weights.clone()));
+        let hashing = std::thread::spawn(move || EmbeddedModels {
+            base: identify(base),
+            refiner: refiner.map(identify),
+            vae: vae.map(identify),
+        });
+        Self { hashing: Mutex::new(Some(hashing)), models: OnceLock::new() }
+    }
+
+    /// What a picture carries: the request that makes it alone, with names in place of paths.
+    pub(crate) fn embed(
+        &self,
+        alone: &GenerateRequest,
+        loras: &[EmbeddedLora],
+    ) -> Result<EmbeddedRequest> {
+        let models = self.models()?.clone();
+        let named = |lora: &LoraRequest| LoraRequest { path: file_name(&lora.path), ..lora.clone() };
+        let request = GenerateRequest {
+            model: Some(models.base.name.clone()),
+            refiner: alone.refiner.as_deref().map(file_name),
+            vae: alone.vae.as_deref().map(file_name),
+            loras: alone.loras.iter().map(named).collect(),
+            wrong_lora: alone.wrong_lora.as_deref().map(file_name),
+            ..alone.clone()
+        };
+        Ok(EmbeddedRequest {
+            version: EmbeddedRequest::VERSION,
+            request,
+            models,
+            loras: loras.to_vec(),
+        })
+    }
+
+    fn models(&self) -> Result<&EmbeddedModels> {
+        let mut hashing = self.hashing.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(hashing) = hashing.take() {
+            // It can only panic where a mapped file was cut short, which ends the program anyway.
+            let models = hashing.join().map_err(|_| Error::HashFailed)?;
+            return Ok(self.models.get_or_init(|| models));
+        }
+        self.models.get().ok_or(Error::HashFailed)
+    }
+}
+
+/// Name, hash and scale of a LoRA file.
+pub(crate) fn identify_lora(file: &LoraFile, scale: f64) -> EmbeddedLora {
+    let sha256 = hex(&Sha256::digest(&**file.bytes()));
+    EmbeddedLora { name: file_name(file.path()), sha256, scale }
+}
+
+/// The last part of a path, as every system writes it.
+pub(crate) fn file_name(path: &str) -> String {
+    let name = Path::new(path).file_name().map(|name| name.to_string_lossy().into_owned());
+    name.unwrap_or_else(|| path.to_owned())
+}
+
+/// A model goes by the hash of its UNet's file: of a single-file checkpoint that is the hash
+/// every program and site knows it by.
+fn identify((name, weights): (String, Weights)) -> ModelId {
+    let mut hash = Sha256::new();
+    for (_, bytes) in weights.files() {
+        hash.update(&**bytes);
+    }
+    ModelId { name, sha256: hex(&hash.finalize()) }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        write!(text, "{byte:02x}").expect("writing to a string cannot fail");
+        text
+    })
+}
