@@ -7,10 +7,12 @@
 mod bytes;
 mod config;
 mod diffusers;
+mod family;
 mod folder;
 mod foreign;
 mod frozen;
 mod header;
+mod ldm;
 mod parts;
 mod safetensors;
 mod weights;
@@ -20,9 +22,11 @@ pub use config::{
     HiddenAct, ModelDefaults, ModelIndex, PredictionType, SchedulerConfig, TextEncoderConfig,
     UnetConfig, VaeConfig,
 };
+pub(crate) use family::Family;
 pub use folder::{EmbeddedFiles, Folder};
 pub use foreign::Foreign;
 pub use frozen::{Dtype, FrozenWeight};
+pub(crate) use ldm::BlockNames;
 pub use parts::{ModelKind, ModelParts, VaeParts};
 pub use safetensors::SafetensorsFile;
 pub use weights::{WeightPath, Weights};

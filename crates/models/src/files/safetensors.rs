@@ -87,6 +87,11 @@ impl SafetensorsFile {
         weight.or_else(|| self.others.get(name).map(|other| &*other.shape))
     }
 
+    /// The number format of a tensor that is no weight, as the header calls it.
+    pub(crate) fn dtype(&self, name: &str) -> Option<&str> {
+        self.others.get(name).map(|other| other.dtype.as_str())
+    }
+
     /// The whole file.
     #[must_use]
     pub fn bytes(&self) -> &Bytes {

@@ -6,5 +6,14 @@
 //! layer looks its [`Adapter`] up when it runs.
 
 mod adapter;
+mod attach;
+mod file;
+mod keys;
+mod metadata;
+mod targets;
 
 pub use adapter::{Adapter, Adapters, LayerAdapters, LowRank};
+pub use attach::{Applied, attach};
+pub use file::LoraFile;
+pub use keys::Network;
+pub use targets::Targets;

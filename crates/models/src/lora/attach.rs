@@ -1,0 +1,152 @@
+//! Finding the layer of every tensor, all of them before any takes effect.
+
+use std::collections::HashMap;
+
+use crate::error::Result;
+use crate::files::FrozenWeight;
+use crate::lora::file::FileLayer;
+use crate::lora::keys::Network;
+use crate::lora::{Adapters, LayerAdapters, LoraFile, LowRank, Targets};
+
+/// How much of a LoRA file found its layer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Applied {
+    /// The file.
+    pub path: String,
+    /// Tensors in use.
+    pub applied: usize,
+    /// Tensors in the file.
+    pub total: usize,
+    /// Keys of the tensors not in use, each with the reason.
+    pub unapplied: Vec<String>,
+}
+
+/// Finds the layers of LoRA files, each with the user's scale.
+///
+/// A scale of 0 leaves no adapter behind, so such a run is bit by bit one without the file.
+/// Either every file fits or nothing is returned.
+pub fn attach(files: &[(LoraFile, f64)], targets: &Targets) -> Result<(Adapters, Vec<Applied>)> {
+    let mut adapters = Adapters::default();
+    let mut reports = Vec::with_capacity(files.len());
+    for (file, scale) in files {
+        if !scale.is_finite() {
+            return Err(file.refuse(format!("its scale is {scale}"), Some("use a number")));
+        }
+        reports.push(attach_one(file, *scale, targets, &mut adapters)?);
+    }
+    Ok((adapters, reports))
+}
+
+fn attach_one(
+    file: &LoraFile,
+    scale: f64,
+    targets: &Targets,
+    adapters: &mut Adapters,
+) -> Result<Applied> {
+    check_family(file, targets)?;
+    let mut unapplied = file.ignored.clone();
+    let mut taken: HashMap<(Network, &str), &FileLayer> = HashMap::new();
+    for layer in &file.layers {
+        let Some((name, shape)) = targets.find(layer.network, &layer.name) else {
+            unapplied.extend(layer.keys.iter().map(|key| format!("{key}: no such layer")));
+            continue;
+        };
+        if let Some(other) = taken.insert((layer.network, name), layer) {
+            let reason = format!(
+                "`{}` and `{}` are both for the layer `{name}`",
+                other.keys[0], layer.keys[0]
+            );
+            return Err(file.refuse(reason, None));
+        }
+        let low_rank = fit(file, layer, name, shape, scale)?;
+        if low_rank.scale != 0.0 {
+            network_of(adapters, layer.network).entry(name).low_rank.push(low_rank);
+        }
+    }
+    if taken.is_empty() {
+        let reason = format!(
+            "none of its {} layers is in this model (the first is `{}`)",
+            file.layers.len(),
+            file.layers.first().map_or("", |layer| &layer.name)
+        );
+        return Err(file.refuse(reason, Some("use a LoRA that was trained for SDXL")));
+    }
+    let applied = taken.values().map(|layer| layer.keys.len()).sum();
+    Ok(Applied { path: file.path().to_owned(), applied, total: file.tensors(), unapplied })
+}
+
+/// The width of the prompt's features tells the families apart, whatever the layers are called.
+fn check_family(file: &LoraFile, targets: &Targets) -> Result<()> {
+    let Some(expected) = targets.cross_attention_dim() else { return Ok(()) };
+    let attention = file.layers.iter().find(|layer| {
+        layer.network == Network::Unet
+            && (layer.name.ends_with("attn2.to_k") || layer.name.ends_with("attn2_to_k"))
+    });
+    let Some(layer) = attention else { return Ok(()) };
+    let found = layer.down.shape()[1];
+    if found == expected {
+        return Ok(());
+    }
+    let family = match found {
+        768 => " (Stable Diffusion 1)",
+        1024 => " (Stable Diffusion 2)",
+        1280 => " (the SDXL refiner)",
+        2048 => " (the SDXL base)",
+        _ => "",
+    };
+    let reason = format!(
+        "it is for a model whose prompts have {found} features{family}; this one's have {expected}"
+    );
+    Err(file.refuse(reason, Some("use a LoRA that was trained for this kind of model")))
+}
+
+/// The layer's product in the shapes of the layer, or the error that it has others.
+fn fit(
+    file: &LoraFile,
+    layer: &FileLayer,
+    name: &str,
+    shape: &[usize],
+    scale: f64,
+) -> Result<LowRank> {
+    let rank = layer.down.shape()[0];
+    let (inputs, kernel) = (shape[1], &shape[2..]);
+    // A 1×1 convolution may be written as a matrix, and a matrix as a 1×1 convolution.
+    let inner = without_ones(&layer.down.shape()[1..]);
+    let down_fits = inner == without_ones(&shape[1..]);
+    let up = layer.up.shape();
+    let up_fits = up[0] == shape[0] && up[2..].iter().all(|side| *side == 1);
+    if !down_fits || !up_fits {
+        let reason = format!(
+            "`{}` has shape {:?} and `{}` {:?}, which do not fit the layer `{name}` of shape \
+             {shape:?}",
+            layer.keys[0],
+            layer.down.shape(),
+            layer.keys[1],
+            up
+        );
+        return Err(file.refuse(reason, Some("use a LoRA that was trained for this model")));
+    }
+    let ones = vec![1; kernel.len()];
+    Ok(LowRank {
+        down: reshaped(&layer.down, &[&[rank, inputs], kernel].concat()),
+        up: reshaped(&layer.up, &[&[shape[0], rank], &*ones].concat()),
+        scale: (scale * layer.factor) as f32,
+    })
+}
+
+fn reshaped(weight: &FrozenWeight, shape: &[usize]) -> FrozenWeight {
+    if weight.shape() == shape { weight.clone() } else { weight.reshaped(shape) }
+}
+
+fn without_ones(shape: &[usize]) -> &[usize] {
+    let end = shape.iter().rposition(|dim| *dim != 1).map_or(0, |last| last + 1);
+    &shape[..end]
+}
+
+fn network_of(adapters: &mut Adapters, network: Network) -> &mut LayerAdapters {
+    match network {
+        Network::Unet => &mut adapters.unet,
+        Network::TextEncoder => &mut adapters.text_encoder,
+        Network::TextEncoder2 => &mut adapters.text_encoder_2,
+    }
+}

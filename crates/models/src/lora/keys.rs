@@ -1,0 +1,223 @@
+//! The dialects in which LoRA files name their tensors.
+//!
+//! A key is a network, a layer and a role. Dotted layer names are paths; kohya's have
+//! underscores for dots, which nobody can turn back without knowing the model: they are kept
+//! flat here and looked up in a list of its layers ([`Targets`](super::Targets)).
+//!
+//! | dialect | example |
+//! |---|---|
+//! | diffusers, 2023 | `unet.….attn1.processor.to_q_lora.down.weight` |
+//! | diffusers | `unet.….attn1.to_q.lora.down.weight` |
+//! | diffusers, text | `text_encoder.….q_proj.lora_linear_layer.down.weight` |
+//! | PEFT | `base_model.model.….to_q.lora_A.default.weight` |
+//! | kohya | `lora_unet_…_attn1_to_q.lora_down.weight`, `.alpha` |
+//! | ComfyUI | `diffusion_model.input_blocks.4.1.….to_q.lora_A.weight` |
+
+/// Which network of the model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Network {
+    /// The UNet.
+    Unet,
+    /// The first text encoder.
+    TextEncoder,
+    /// The second text encoder.
+    TextEncoder2,
+}
+
+/// What a tensor is to its layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// `[rank, in]`.
+    Down,
+    /// `[out, rank]`.
+    Up,
+    /// Numerator of the scale.
+    Alpha,
+}
+
+/// What one key says.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Key {
+    /// A tensor of a layer. `layer` is dotted or flat.
+    Tensor { network: Network, layer: String, role: Role },
+    /// Part of a method that is not implemented.
+    Method(&'static str),
+    /// Part of a LoRA for another kind of model.
+    Family(&'static str),
+    /// No key of a LoRA.
+    Unknown,
+}
+
+/// Endings of keys in the low-rank dialects.
+const ROLES: [(&str, Role); 11] = [
+    (".lora_down.weight", Role::Down),
+    (".lora_up.weight", Role::Up),
+    (".lora.down.weight", Role::Down),
+    (".lora.up.weight", Role::Up),
+    ("_lora.down.weight", Role::Down),
+    ("_lora.up.weight", Role::Up),
+    (".lora_linear_layer.down.weight", Role::Down),
+    (".lora_linear_layer.up.weight", Role::Up),
+    (".lora_A.weight", Role::Down),
+    (".lora_B.weight", Role::Up),
+    (".alpha", Role::Alpha),
+];
+
+/// Parts of keys that say which other method wrote the file.
+const METHODS: [(&str, &str); 18] = [
+    (".dora_scale", "DoRA"),
+    (".lora_magnitude_vector", "DoRA"),
+    (".hada_", "LoHa"),
+    (".lokr_", "LoKr"),
+    (".lora_mid.", "LoCon with a Tucker decomposition"),
+    (".diff_b", "full differences"),
+    (".diff", "full differences"),
+    (".set_weight", "replaced weights"),
+    (".w_norm", "differences of norms"),
+    (".b_norm", "differences of norms"),
+    (".oft_", "OFT"),
+    (".boft_", "BOFT"),
+    (".on_input", "IA3"),
+    (".a1.weight", "GLoRA"),
+    (".lora_A.bias", "LoRA with biases"),
+    (".lora_B.bias", "LoRA with biases"),
+    (".lora_up.bias", "LoRA with biases"),
+    (".lora_embedding_", "LoRA of embeddings"),
+];
+
+/// Beginnings of keys, and what follows them.
+const NETWORKS: [(&str, Network); 10] = [
+    ("lora_unet_", Network::Unet),
+    ("lora_te1_", Network::TextEncoder),
+    ("lora_te2_", Network::TextEncoder2),
+    ("unet.", Network::Unet),
+    // With the dot: `text_encoder_2` begins with `text_encoder`.
+    ("text_encoder.", Network::TextEncoder),
+    ("text_encoder_2.", Network::TextEncoder2),
+    ("text_encoders.clip_l.transformer.", Network::TextEncoder),
+    ("text_encoders.clip_g.transformer.", Network::TextEncoder2),
+    ("model.diffusion_model.", Network::Unet),
+    ("diffusion_model.", Network::Unet),
+];
+
+/// Beginnings of dotted keys of a UNet that do not say that it is one.
+const BARE_UNET: [&str; 9] = [
+    "down_blocks.",
+    "mid_block.",
+    "up_blocks.",
+    "conv_in.",
+    "conv_out.",
+    "time_embedding.",
+    "add_embedding.",
+    "input_blocks.",
+    "output_blocks.",
+];
+
+/// Beginnings of layer names, after those of networks, that no SDXL has.
+const FAMILIES: [(&str, &str); 9] = [
+    ("lora_te_", "Stable Diffusion 1 or 2 (it has one text encoder)"),
+    ("lora_te3_", "Stable Diffusion 3"),
+    ("lora_unet_double_blocks", "Flux"),
+    ("lora_unet_single_blocks", "Flux"),
+    ("lora_transformer_", "Flux or another transformer"),
+    ("lora_unet_joint_blocks", "Stable Diffusion 3"),
+    ("transformer.", "Flux or another transformer"),
+    ("diffusion_model.double_blocks.", "Flux"),
+    ("diffusion_model.single_blocks.", "Flux"),
+];
+
+impl Key {
+    pub(crate) fn parse(key: &str) -> Self {
+        let key = key.trim_start_matches("base_model.model.");
+        if let Some((_, family)) = FAMILIES.iter().find(|(start, _)| key.starts_with(start)) {
+            return Self::Family(family);
+        }
+        if let Some((_, method)) = METHODS.iter().find(|(part, _)| key.contains(part)) {
+            return Self::Method(method);
+        }
+        let Some((stem, role)) = split_role(key) else { return Self::Unknown };
+        let Some((network, layer)) = split_network(stem) else { return Self::Unknown };
+        Self::Tensor { network, layer: layer.replace(".processor.", "."), role }
+    }
+}
+
+fn split_role(key: &str) -> Option<(&str, Role)> {
+    let known = ROLES.iter().find_map(|(end, role)| Some((key.strip_suffix(end)?, *role)));
+    // PEFT may put the adapter's name in between: `….lora_A.default.weight`.
+    known.or_else(|| {
+        let (stem, _adapter) = key.strip_suffix(".weight")?.rsplit_once('.')?;
+        let down = stem.strip_suffix(".lora_A").map(|stem| (stem, Role::Down));
+        down.or_else(|| stem.strip_suffix(".lora_B").map(|stem| (stem, Role::Up)))
+    })
+}
+
+fn split_network(stem: &str) -> Option<(Network, &str)> {
+    let named =
+        NETWORKS.iter().find_map(|(start, network)| Some((*network, stem.strip_prefix(start)?)));
+    named.or_else(|| {
+        let bare = BARE_UNET.iter().any(|start| format!("{stem}.").starts_with(start));
+        bare.then_some((Network::Unet, stem))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tensor(key: &str) -> (Network, String, Role) {
+        match Key::parse(key) {
+            Key::Tensor { network, layer, role } => (network, layer, role),
+            other => panic!("{key}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn every_dialect_names_the_same_layer() {
+        let dotted = "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q";
+        for key in [
+            format!("unet.{}_lora.down.weight", dotted.replace("to_q", "processor.to_q")),
+            format!("{}_lora.down.weight", dotted.replace("to_q", "processor.to_q")),
+            format!("unet.{dotted}.lora.down.weight"),
+            format!("unet.{dotted}.lora_A.weight"),
+            format!("base_model.model.{dotted}.lora_A.default.weight"),
+            format!("base_model.model.unet.{dotted}.lora_A.weight"),
+            format!("{dotted}.lora_down.weight"),
+        ] {
+            assert_eq!(tensor(&key), (Network::Unet, dotted.to_owned(), Role::Down), "{key}");
+        }
+        let flat = dotted.replace('.', "_");
+        assert_eq!(
+            tensor(&format!("lora_unet_{flat}.lora_up.weight")),
+            (Network::Unet, flat, Role::Up)
+        );
+    }
+
+    #[test]
+    fn the_second_text_encoder_is_not_the_first() {
+        let key = "text_encoder_2.text_model.encoder.layers.8.self_attn.q_proj\
+                   .lora_linear_layer.down.weight";
+        let layer = "text_model.encoder.layers.8.self_attn.q_proj".to_owned();
+        assert_eq!(tensor(key), (Network::TextEncoder2, layer.clone(), Role::Down));
+        let key = key.replace("text_encoder_2", "text_encoder");
+        assert_eq!(tensor(&key), (Network::TextEncoder, layer, Role::Down));
+    }
+
+    #[test]
+    fn other_methods_and_families_are_named() {
+        let cases = [
+            ("lora_unet_mid_block_attn.dora_scale", Key::Method("DoRA")),
+            ("lora_unet_mid_block_attn.hada_w1_a", Key::Method("LoHa")),
+            ("lora_unet_mid_block_attn.lokr_w2", Key::Method("LoKr")),
+            ("unet.conv_in.lora_magnitude_vector", Key::Method("DoRA")),
+            ("lora_unet_conv_in.diff", Key::Method("full differences")),
+            ("lora_unet_double_blocks_0_img_attn.lora_down.weight", Key::Family("Flux")),
+            ("model.layers.0.weight", Key::Unknown),
+            ("lora_unet_x.weight", Key::Unknown),
+            (".alpha", Key::Unknown),
+            ("", Key::Unknown),
+        ];
+        for (key, expected) in cases {
+            assert_eq!(Key::parse(key), expected, "{key}");
+        }
+    }
+}
