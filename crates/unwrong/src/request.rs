@@ -12,8 +12,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
-/// Longest accepted prompt in bytes, about 200 chunks of 75 tokens.
-pub const MAX_PROMPT_BYTES: usize = 64 * 1024;
+/// Longest accepted prompt in bytes, about 50 chunks of 75 tokens. It fits into every picture
+/// format's metadata.
+pub const MAX_PROMPT_BYTES: usize = 16 * 1024;
+
+/// The word the wrong-LoRA is trained on.
+const WRONG: &str = "wrong";
 
 /// Most pictures in one request.
 pub const MAX_COUNT: u32 = 10_000;
@@ -123,6 +127,16 @@ impl GenerateRequest {
     #[must_use]
     pub fn new(prompt: impl Into<String>) -> Self {
         Self { prompt: prompt.into(), ..Self::default() }
+    }
+
+    /// The negative prompt with `wrong` in front, if the method is on.
+    #[must_use]
+    pub fn full_negative_prompt(&self) -> Option<String> {
+        match (self.wrong, self.negative_prompt.as_deref()) {
+            (None, negative) => negative.map(str::to_owned),
+            (Some(_), Some(text)) if !text.trim().is_empty() => Some(format!("{WRONG}, {text}")),
+            (Some(_), _) => Some(WRONG.to_owned()),
+        }
     }
 
     /// Refuses everything that can be refused without a model.

@@ -164,3 +164,16 @@ fn a_prompt_of_megabytes_is_refused() {
     let long = GenerateRequest::new("a ".repeat(MAX_PROMPT_BYTES));
     assert!(matches!(long.check(), Err(Error::PromptTooLong { field: "prompt", .. })));
 }
+
+#[test]
+fn wrong_goes_in_front_of_what_the_user_wrote() {
+    let negative = |wrong, text: Option<&str>| {
+        let negative_prompt = text.map(str::to_owned);
+        GenerateRequest { wrong, negative_prompt, ..request() }.full_negative_prompt()
+    };
+    assert_eq!(negative(None, None), None);
+    assert_eq!(negative(None, Some("")), Some(String::new()));
+    assert_eq!(negative(Some(1.0), None).as_deref(), Some("wrong"));
+    assert_eq!(negative(Some(0.0), Some(" ")).as_deref(), Some("wrong"));
+    assert_eq!(negative(Some(1.0), Some("dull")).as_deref(), Some("wrong, dull"));
+}
