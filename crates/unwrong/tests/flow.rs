@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 
 use candle_core::{Device, Tensor};
 use unwrong::progress::{Event, Part, Progress, announce};
-use unwrong::sampler::{Denoiser, euler};
+use unwrong::sampler::{Denoiser, Watch, euler};
 use unwrong::schedule::Schedule;
 use unwrong::{Error, Result};
 use unwrong_models::files::SchedulerConfig;
@@ -41,15 +41,19 @@ fn schedule(steps: usize) -> Schedule {
     Schedule::new(&config, steps).unwrap()
 }
 
-fn nobody(_: usize, _: usize, _: f32, _: &Tensor) -> Result<()> {
-    Ok(())
+struct Nobody;
+
+impl Watch for Nobody {
+    fn step_done(&mut self, _: usize, _: usize, _: f32, _: &Tensor) -> Result<()> {
+        Ok(())
+    }
 }
 
 #[test]
 fn a_denoiser_that_knows_the_answer_gets_there() {
     let denoiser = FakeDenoiser::new(&[0.5, -0.25, 0.0]);
     let noisy = latents(&[9.0, -3.0, 14.0]);
-    let end = euler(&denoiser, noisy, &schedule(10), &mut nobody).unwrap();
+    let end = euler(&denoiser, noisy, &schedule(10), &mut Nobody).unwrap();
     for (value, clean) in end.to_vec1::<f32>().unwrap().iter().zip([0.5, -0.25, 0.0]) {
         assert!((value - clean).abs() < 1e-5, "{value} is not {clean}");
     }
@@ -61,7 +65,7 @@ fn a_step_is_the_line_from_here_to_the_denoised() {
     let schedule = schedule(50).high_noise(0.02);
     let (sigma, next) = (schedule.sigmas()[0], schedule.sigmas()[1]);
     assert_eq!(schedule.steps(), 1);
-    let end = euler(&FakeDenoiser::new(&[1.0]), latents(&[10.0]), &schedule, &mut nobody).unwrap();
+    let end = euler(&FakeDenoiser::new(&[1.0]), latents(&[10.0]), &schedule, &mut Nobody).unwrap();
     let expected = 10.0 + (10.0 - 1.0) / sigma * (next - sigma);
     assert_eq!(end.to_vec1::<f32>().unwrap(), [expected]);
 }
@@ -70,8 +74,8 @@ fn a_step_is_the_line_from_here_to_the_denoised() {
 fn base_and_refiner_are_asked_in_order_and_once_per_step() {
     let whole = schedule(10);
     let (base, refiner) = (FakeDenoiser::new(&[0.0]), FakeDenoiser::new(&[0.0]));
-    let handoff = euler(&base, latents(&[1.0]), &whole.high_noise(0.8), &mut nobody).unwrap();
-    euler(&refiner, handoff, &whole.low_noise(0.8), &mut nobody).unwrap();
+    let handoff = euler(&base, latents(&[1.0]), &whole.high_noise(0.8), &mut Nobody).unwrap();
+    euler(&refiner, handoff, &whole.low_noise(0.8), &mut Nobody).unwrap();
 
     let asked = [base.asked.into_inner(), refiner.asked.into_inner()];
     assert_eq!(asked.each_ref().map(Vec::len), [8, 2]);
@@ -82,7 +86,7 @@ fn base_and_refiner_are_asked_in_order_and_once_per_step() {
 #[test]
 fn a_schedule_without_steps_changes_nothing() {
     let denoiser = FakeDenoiser::new(&[0.0]);
-    let end = euler(&denoiser, latents(&[3.0]), &Schedule::empty(), &mut nobody).unwrap();
+    let end = euler(&denoiser, latents(&[3.0]), &Schedule::empty(), &mut Nobody).unwrap();
     assert_eq!(end.to_vec1::<f32>().unwrap(), [3.0]);
     assert!(denoiser.asked.into_inner().is_empty());
 }

@@ -1,5 +1,6 @@
 //! Noise equals torch's, seed by seed and shape by shape.
 #![expect(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
+#![expect(clippy::print_stdout, reason = "the table of the largest differences")]
 
 mod goldens;
 

@@ -1,5 +1,6 @@
 //! Sigmas, timesteps and the split equal diffusers', number by number.
 #![expect(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
+#![expect(clippy::print_stdout, reason = "the table of the largest differences")]
 
 mod goldens;
 

@@ -202,8 +202,8 @@ mod others {
         bytes
     }
 
-    fn parameters(kind: &[u8; 4], data: Vec<u8>) -> Option<String> {
-        metadata::parse(&png(&[(kind, data)])).unwrap().parameters
+    fn parameters(kind: [u8; 4], data: Vec<u8>) -> Option<String> {
+        metadata::parse(&png(&[(&kind, data)])).unwrap().parameters
     }
 
     fn zlib(text: &[u8]) -> Vec<u8> {
@@ -213,17 +213,17 @@ mod others {
     #[test]
     fn text_chunks_are_latin1_or_raw_utf8() {
         let latin1 = [b"parameters\0caf".as_slice(), &[0xe9]].concat();
-        assert_eq!(parameters(b"tEXt", latin1).as_deref(), Some("café"));
+        assert_eq!(parameters(*b"tEXt", latin1).as_deref(), Some("café"));
         let utf8 = "parameters\0テスト".as_bytes().to_vec();
-        assert_eq!(parameters(b"tEXt", utf8).as_deref(), Some("テスト"));
+        assert_eq!(parameters(*b"tEXt", utf8).as_deref(), Some("テスト"));
     }
 
     #[test]
     fn compressed_chunks_are_read() {
         let ztxt = [b"parameters\0\0".as_slice(), &zlib(b"a cat")].concat();
-        assert_eq!(parameters(b"zTXt", ztxt).as_deref(), Some("a cat"));
+        assert_eq!(parameters(*b"zTXt", ztxt).as_deref(), Some("a cat"));
         let itxt = [b"parameters\0\x01\0en\0\0".as_slice(), &zlib("猫".as_bytes())].concat();
-        assert_eq!(parameters(b"iTXt", itxt).as_deref(), Some("猫"));
+        assert_eq!(parameters(*b"iTXt", itxt).as_deref(), Some("猫"));
     }
 
     #[test]
@@ -231,7 +231,7 @@ mod others {
         let bomb = zlib(&vec![b'a'; metadata::MAX_TEXT + 1]);
         assert!(bomb.len() < 20_000, "a small file");
         let ztxt = [b"parameters\0\0".as_slice(), &bomb].concat();
-        assert_eq!(parameters(b"zTXt", ztxt), None);
+        assert_eq!(parameters(*b"zTXt", ztxt), None);
     }
 
     #[test]
@@ -253,7 +253,7 @@ mod others {
 
     #[test]
     fn comments_in_either_byte_order_and_in_ascii_are_read() {
-        let comment = |tiff: Vec<u8>| parameters(b"eXIf", tiff);
+        let comment = |tiff: Vec<u8>| parameters(*b"eXIf", tiff);
         let big = exif::write("a cat, テスト");
         assert_eq!(comment(big.clone()).as_deref(), Some("a cat, テスト"));
         let (header, text) = big.split_at(52);

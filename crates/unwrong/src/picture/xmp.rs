@@ -63,16 +63,10 @@ fn unescape(text: &str) -> String {
     let mut rest = text;
     while let Some((before, after)) = rest.split_once('&') {
         plain.push_str(before);
-        match after.split_once(';').and_then(|(name, after)| Some((entity(name)?, after))) {
-            Some((char, after)) => {
-                plain.push(char);
-                rest = after;
-            }
-            None => {
-                plain.push('&');
-                rest = after;
-            }
-        }
+        let entity = after.split_once(';').and_then(|(name, after)| Some((entity(name)?, after)));
+        let (char, after) = entity.unwrap_or(('&', after));
+        plain.push(char);
+        rest = after;
     }
     plain.push_str(rest);
     plain

@@ -169,7 +169,7 @@ fn a_prompt_of_megabytes_is_refused() {
 fn wrong_goes_in_front_of_what_the_user_wrote() {
     let negative = |wrong, text: Option<&str>| {
         let negative_prompt = text.map(str::to_owned);
-        GenerateRequest { wrong, negative_prompt, ..request() }.full_negative_prompt()
+        GenerateRequest { negative_prompt, wrong, ..request() }.full_negative_prompt()
     };
     assert_eq!(negative(None, None), None);
     assert_eq!(negative(None, Some("")), Some(String::new()));
