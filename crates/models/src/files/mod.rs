@@ -15,6 +15,7 @@ mod header;
 mod ldm;
 mod parts;
 mod safetensors;
+mod single;
 mod weights;
 
 pub use bytes::Bytes;

@@ -1,5 +1,7 @@
 //! A model, opened: configs and weights of its parts, nothing of them read yet.
 
+use std::path::Path;
+
 use crate::error::{Error, Result};
 use crate::files::{
     Folder, ModelDefaults, ModelIndex, SchedulerConfig, TextEncoderConfig, UnetConfig, VaeConfig,
@@ -62,6 +64,17 @@ impl ModelParts {
         super::diffusers::open_model(folder)?.checked()
     }
 
+    /// Opens a single-file checkpoint.
+    pub fn open_file(path: &Path) -> Result<Self> {
+        super::single::open_model(path, None)?.checked()
+    }
+
+    /// Opens a single-file checkpoint of a model that is not SDXL's size, with its configs from
+    /// a folder in diffusers layout.
+    pub fn open_file_with_configs(path: &Path, configs: &Folder) -> Result<Self> {
+        super::single::open_model(path, Some(configs))?.checked()
+    }
+
     /// All weights, part by part.
     pub fn weights(&self) -> impl Iterator<Item = &Weights> {
         let encoders = [&self.text_encoder, &self.text_encoder_2].into_iter().flatten();
@@ -107,5 +120,20 @@ impl ModelParts {
     fn misfit(&self, found: String, kind: &str) -> Error {
         let expected = format!("the parts of one SDXL {kind}");
         Error::WrongModel { path: self.path.clone(), found, expected }
+    }
+}
+
+impl VaeParts {
+    /// Opens a folder with a VAE and its config, a model folder, or a single file of any layout.
+    pub fn open(path: &Path) -> Result<Self> {
+        if !path.is_dir() {
+            return super::single::open_vae(path);
+        }
+        let folder = Folder::disk(path);
+        let inner = folder.join("vae");
+        if !folder.exists("config.json") && inner.exists("config.json") {
+            return super::diffusers::open_vae(&inner);
+        }
+        super::diffusers::open_vae(&folder)
     }
 }

@@ -188,7 +188,7 @@ impl Builder {
         }
         for (key, other) in others {
             if let Some(key) = translate(&key) {
-                self.inner.unreadable.insert(key, (other.dtype, Arc::clone(&path)));
+                self.add_unreadable(key, &other.dtype, &path);
             }
         }
         Ok(())
@@ -209,6 +209,10 @@ impl Builder {
         let entry = Entry { weight, file: Arc::clone(file), used: AtomicBool::new(false) };
         self.inner.entries.insert(key, entry);
         Ok(())
+    }
+
+    pub(crate) fn add_unreadable(&mut self, key: String, dtype: &str, file: &Arc<str>) {
+        self.inner.unreadable.insert(key, (dtype.to_owned(), Arc::clone(file)));
     }
 
     pub(crate) fn build(self) -> Weights {

@@ -8,9 +8,9 @@ use crate::error::Result;
 /// The activation between the two layers of an MLP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HiddenAct {
-    /// `x · sigmoid(1.702 x)`: OpenAI's CLIP.
+    /// `x · sigmoid(1.702 x)`: CLIP ViT-L.
     QuickGelu,
-    /// `x · Φ(x)`: OpenCLIP.
+    /// `x · Φ(x)`: OpenCLIP bigG.
     Gelu,
 }
 
