@@ -1,2 +1,50 @@
-//! The `unwrong` binary.
-fn main() {}
+//! The `unwrong` binary: arguments to requests, pictures to files, errors to exit codes.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Parser as _;
+
+mod args;
+mod bars;
+mod compare;
+mod destination;
+mod failure;
+mod from;
+mod generate;
+mod interrupt;
+mod memory;
+mod metadata;
+mod printer;
+#[cfg(test)]
+mod reference;
+mod report;
+mod session;
+mod tokens;
+
+use args::{Cli, Command};
+
+/// Keeps freed blocks: the large buffers of a layer are reused by the next one instead of
+/// going back to the system and being faulted in anew.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let command = match Cli::try_parse() {
+        Ok(cli) => cli.command,
+        Err(error) => return failure::report_usage(&error),
+    };
+    match run(&command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failure::report(&error),
+    }
+}
+
+fn run(command: &Command) -> Result<()> {
+    match command {
+        Command::Generate(arguments) => generate::run(arguments),
+        Command::Compare(arguments) => compare::run(arguments),
+        Command::Tokens(arguments) => tokens::run(arguments),
+        Command::Metadata(arguments) => metadata::run(arguments),
+    }
+}

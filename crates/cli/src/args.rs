@@ -1,0 +1,337 @@
+//! What may be typed: `unwrong COMMAND …`.
+//!
+//! Every help text here is also in `docs/cli.md`. Flags carry the names of the request's
+//! fields, and what a request may leave out stays absent here: the library knows the
+//! defaults once it knows the model.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use unwrong::picture::Quality;
+use unwrong::request::{
+    Crop, GenerateRequest, LongPrompt, LoraRequest, NoiseKind, SchedulerName, Size, Syntax,
+};
+
+/// Pictures from prompts with SDXL, and what the wrong-LoRA does to them.
+#[derive(Debug, Parser)]
+#[command(name = "unwrong", version, max_term_width = 100, infer_long_args = false)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Draw a prompt.
+    #[command(after_help = GENERATE_EXAMPLES)]
+    Generate(Box<GenerateArgs>),
+    /// Draw a prompt twice, side by side: without the wrong-LoRA and with it.
+    ///
+    /// Right: the wrong-LoRA, and `wrong` in front of the negative prompt. All else is the same,
+    /// the seed too.
+    #[command(after_help = COMPARE_EXAMPLES)]
+    Compare(Box<CompareArgs>),
+    /// Show how a prompt is read: fragments, weights, token ids.
+    Tokens(TokensArgs),
+    /// Print the request that a picture carries.
+    Metadata(MetadataArgs),
+}
+
+const GENERATE_EXAMPLES: &str = "Examples:
+  unwrong generate \"a red apple, (flat)++\" --seed 7 -o apple.webp
+  unwrong generate \"a yellow star\" --wrong --count 4 -o out/
+  unwrong generate --from apple.webp --steps 30 -o again.png";
+
+const COMPARE_EXAMPLES: &str = "Example:
+  unwrong compare \"a red apple, (flat)++\" --seed 7 -o apple.webp";
+
+#[derive(Debug, Args)]
+pub(crate) struct GenerateArgs {
+    /// What the picture shows; `word++` and `(some words)1.3` weigh more, `word-` less.
+    #[arg(required_unless_present = "from")]
+    pub(crate) prompt: Option<String>,
+    /// How many pictures; each has a seed of its own, one above the last.
+    #[arg(long, value_name = "N")]
+    pub(crate) count: Option<u32>,
+    /// Start from the request that a picture carries; what else is given wins.
+    #[arg(long, value_name = "PICTURE")]
+    pub(crate) from: Option<PathBuf>,
+    /// The picture (.png, .webp, .jpg), or a folder, with a slash at its end, for
+    /// numbered ones [default: outputs/].
+    #[arg(short, long, value_name = "FILE|DIR/")]
+    pub(crate) output: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(crate) models: ModelArgs,
+    #[command(flatten)]
+    pub(crate) sampling: SamplingArgs,
+    #[command(flatten)]
+    pub(crate) writing: WritingArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CompareArgs {
+    /// What the pictures show; `word++` and `(some words)1.3` weigh more, `word-` less.
+    pub(crate) prompt: String,
+    /// The two pictures in one (.png, .webp, .jpg) [default: a numbered one in outputs/].
+    #[arg(short, long, value_name = "GRID")]
+    pub(crate) output: Option<PathBuf>,
+    /// Also write the two pictures as 01.png and 02.png here.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) parts: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(crate) models: ModelArgs,
+    #[command(flatten)]
+    pub(crate) sampling: SamplingArgs,
+    #[command(flatten)]
+    pub(crate) writing: WritingArgs,
+}
+
+/// Which files make the picture.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Models")]
+#[expect(clippy::option_option, reason = "absent, bare and with a scale are three things")]
+pub(crate) struct ModelArgs {
+    /// The model: a folder in diffusers layout, a .safetensors checkpoint, or `demo`.
+    #[arg(long, value_name = "NAME|PATH")]
+    pub(crate) model: Option<String>,
+    /// Another model for the last steps, or `none`.
+    #[arg(long, value_name = "NAME|PATH|none")]
+    pub(crate) refiner: Option<String>,
+    /// A VAE in place of the model's.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) vae: Option<String>,
+    /// A LoRA file and its scale; may be given several times [default scale: 1].
+    #[arg(long = "lora", value_name = "PATH[:SCALE]")]
+    pub(crate) loras: Vec<LoraRequest>,
+    /// Use the model's wrong-LoRA, and put `wrong` in front of the negative prompt.
+    #[arg(long, value_name = "SCALE", num_args = 0..=1, require_equals = true)]
+    pub(crate) wrong: Option<Option<f64>>,
+    /// Another wrong-LoRA than the model's.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) wrong_lora: Option<String>,
+    /// What computes.
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    pub(crate) device: Device,
+    /// How many processor threads work [default: all].
+    #[arg(long, value_name = "N")]
+    pub(crate) threads: Option<usize>,
+}
+
+/// How the picture is made.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Sampling")]
+pub(crate) struct SamplingArgs {
+    /// What the picture should not show.
+    #[arg(short, long, value_name = "PROMPT", allow_hyphen_values = true)]
+    pub(crate) negative_prompt: Option<String>,
+    /// The same seed gives the same picture [default: a random one, which is printed].
+    #[arg(long, value_name = "N")]
+    pub(crate) seed: Option<u64>,
+    /// Denoising steps, base and refiner together [default: the model's, else 50].
+    #[arg(long, value_name = "N")]
+    pub(crate) steps: Option<u32>,
+    /// How strongly the prompt pulls [default: the model's, else 7.5; `compare`: 13].
+    #[arg(long, value_name = "SCALE")]
+    pub(crate) guidance_scale: Option<f64>,
+    /// Size in pixels, multiples of 8 [default: the model's].
+    #[arg(long, value_name = "WxH")]
+    pub(crate) size: Option<Size>,
+    /// The method: euler.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) scheduler: Option<SchedulerName>,
+    /// The part of the noise that the base removes; the refiner removes the rest
+    /// [default: 0.8].
+    #[arg(long, value_name = "FRACTION")]
+    pub(crate) high_noise_fraction: Option<f64>,
+    /// Whose random numbers a seed stands for: torch-cpu, torch-cuda [default: torch-cpu].
+    #[arg(long, value_name = "KIND")]
+    pub(crate) noise: Option<NoiseKind>,
+    /// How weights are written: compel, plain [default: compel].
+    #[arg(long, value_name = "NAME")]
+    pub(crate) syntax: Option<Syntax>,
+    /// Beyond 75 tokens: pad (more chunks), truncate [default: pad].
+    #[arg(long, value_name = "NAME")]
+    pub(crate) long_prompt: Option<LongPrompt>,
+
+    /// Tell the model of another original size [default: the size].
+    #[arg(long, value_name = "WxH", help_heading = "Size conditioning")]
+    pub(crate) original_size: Option<Size>,
+    /// Tell it of a crop's left upper corner [default: 0,0].
+    #[arg(long, value_name = "X,Y", help_heading = "Size conditioning")]
+    pub(crate) crop: Option<Crop>,
+    /// Tell it of another target size [default: the size].
+    #[arg(long, value_name = "WxH", help_heading = "Size conditioning")]
+    pub(crate) target_size: Option<Size>,
+    /// The original size of the negative half.
+    #[arg(long, value_name = "WxH", help_heading = "Size conditioning")]
+    pub(crate) negative_original_size: Option<Size>,
+    /// The crop of the negative half.
+    #[arg(long, value_name = "X,Y", help_heading = "Size conditioning")]
+    pub(crate) negative_crop: Option<Crop>,
+    /// The target size of the negative half.
+    #[arg(long, value_name = "WxH", help_heading = "Size conditioning")]
+    pub(crate) negative_target_size: Option<Size>,
+    /// Tell the refiner how pretty the picture is [default: 6].
+    #[arg(long, value_name = "SCORE", help_heading = "Size conditioning")]
+    pub(crate) aesthetic_score: Option<f64>,
+    /// The aesthetic score of the negative half [default: 2.5].
+    #[arg(long, value_name = "SCORE", help_heading = "Size conditioning")]
+    pub(crate) negative_aesthetic_score: Option<f64>,
+}
+
+/// How files are written and reported.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Output")]
+pub(crate) struct WritingArgs {
+    /// For .webp and .jpg: 1 to 100, or `lossless` (.webp) [default: 90].
+    #[arg(long, value_name = "QUALITY")]
+    pub(crate) quality: Option<Quality>,
+    /// One JSON object per picture on standard output, in place of its path.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Replace files that exist.
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TokensArgs {
+    /// The prompt to read.
+    pub(crate) prompt: String,
+    /// How weights are written: compel, plain.
+    #[arg(long, value_name = "NAME", default_value_t)]
+    pub(crate) syntax: Syntax,
+    /// Beyond 75 tokens: pad (more chunks), truncate.
+    #[arg(long, value_name = "NAME", default_value_t)]
+    pub(crate) long_prompt: LongPrompt,
+    /// One JSON object on standard output.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct MetadataArgs {
+    /// A picture that this program made.
+    pub(crate) picture: PathBuf,
+    /// One JSON object on standard output.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// What computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Device {
+    /// The processor.
+    Cpu,
+    /// An NVIDIA card, in builds that have it.
+    Cuda,
+    /// An Apple GPU, in builds that have it.
+    Metal,
+}
+
+/// Overwrites each field of a request that was given on the command line.
+macro_rules! overwrite {
+    ($request:ident, $($arguments:expr => $($field:ident),+;)+) => {
+        $($(
+            if $arguments.$field.is_some() {
+                $request.$field.clone_from(&$arguments.$field);
+            }
+        )+)+
+    };
+}
+
+impl GenerateArgs {
+    /// What the command line says, over `request`.
+    pub(crate) fn over(&self, mut request: GenerateRequest) -> GenerateRequest {
+        if let Some(prompt) = &self.prompt {
+            request.prompt.clone_from(prompt);
+        }
+        overwrite!(request, self => count;);
+        self.sampling.over(self.models.over(request))
+    }
+}
+
+impl CompareArgs {
+    pub(crate) fn request(&self) -> GenerateRequest {
+        self.sampling.over(self.models.over(GenerateRequest::new(self.prompt.as_str())))
+    }
+}
+
+impl ModelArgs {
+    fn over(&self, mut request: GenerateRequest) -> GenerateRequest {
+        overwrite!(request, self => model, refiner, vae, wrong_lora;);
+        if !self.loras.is_empty() {
+            request.loras.clone_from(&self.loras);
+        }
+        if let Some(scale) = self.wrong {
+            request.wrong = Some(scale.unwrap_or(1.0));
+        }
+        request
+    }
+}
+
+impl SamplingArgs {
+    fn over(&self, mut request: GenerateRequest) -> GenerateRequest {
+        overwrite!(request,
+            self => negative_prompt, seed, steps, guidance_scale, size, scheduler, high_noise_fraction;
+            self => noise, syntax, long_prompt;
+            self => original_size, crop, target_size;
+            self => negative_original_size, negative_crop, negative_target_size;
+            self => aesthetic_score, negative_aesthetic_score;
+        );
+        request
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory as _, Parser as _};
+
+    use super::*;
+
+    fn generate(line: &[&str]) -> Box<GenerateArgs> {
+        let line = ["unwrong", "generate"].iter().chain(line);
+        match Cli::try_parse_from(line).map(|cli| cli.command) {
+            Ok(Command::Generate(arguments)) => arguments,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_flags_do_not_contradict_each_other() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn wrong_takes_its_scale_after_an_equals_sign_only() {
+        let bare = generate(&["--wrong", "a cat"]);
+        assert_eq!((bare.models.wrong, bare.prompt.as_deref()), (Some(None), Some("a cat")));
+        assert_eq!(generate(&["a cat", "--wrong=0.5"]).models.wrong, Some(Some(0.5)));
+        assert_eq!(generate(&["a cat"]).models.wrong, None);
+    }
+
+    #[test]
+    fn what_is_given_wins_over_the_picture() {
+        let picture = GenerateRequest {
+            seed: Some(3),
+            steps: Some(20),
+            wrong: Some(0.5),
+            ..GenerateRequest::new("a cat")
+        };
+        let arguments = generate(&["--from", "cat.png", "--seed", "0", "-n", "-dull"]);
+        let expected = GenerateRequest {
+            seed: Some(0),
+            negative_prompt: Some("-dull".to_owned()),
+            ..picture.clone()
+        };
+        assert_eq!(arguments.over(picture), expected);
+    }
+
+    #[test]
+    fn a_prompt_may_be_left_out_only_with_a_picture() {
+        assert!(Cli::try_parse_from(["unwrong", "generate"]).is_err());
+        assert_eq!(generate(&["--from", "cat.png"]).prompt, None);
+    }
+}

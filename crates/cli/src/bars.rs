@@ -1,0 +1,83 @@
+//! Progress for the person in front of the terminal; silence for everything else.
+
+use std::fmt::Write as _;
+use std::ops::ControlFlow;
+
+use anyhow::{Error, Result};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
+use unwrong::generate::Generation;
+use unwrong::progress::{Event, Progress};
+
+use crate::{interrupt, printer};
+
+/// Draws one bar and hands every finished picture on.
+///
+/// When standard error is no terminal there is no bar, but notices and warnings are still
+/// said. A picture that cannot be handed on ends the run.
+pub(crate) struct Bars<'a> {
+    bar: ProgressBar,
+    on_picture: &'a mut dyn FnMut(usize, &Generation) -> Result<()>,
+    failure: Option<Error>,
+}
+
+impl<'a> Bars<'a> {
+    pub(crate) fn new(on_picture: &'a mut dyn FnMut(usize, &Generation) -> Result<()>) -> Self {
+        let style = ProgressStyle::with_template("{prefix} {bar:24} {pos}/{len} {rate} ETA {eta}")
+            .expect("the template is a constant")
+            .with_key("rate", |state: &ProgressState, text: &mut dyn std::fmt::Write| {
+                write!(text, "{:.2} it/s", state.per_sec()).ok();
+            });
+        let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
+        bar.set_style(style);
+        Self { bar, on_picture, failure: None }
+    }
+
+    /// The error of a picture that could not be handed on, in place of "cancelled".
+    pub(crate) fn explain<T>(self, result: unwrong::Result<T>) -> Result<T> {
+        self.bar.finish_and_clear();
+        match (result, self.failure) {
+            (_, Some(failure)) => Err(failure),
+            (result, None) => Ok(result?),
+        }
+    }
+
+    fn note(&self, text: &str) {
+        self.bar.suspend(|| printer::note(text));
+    }
+
+    /// Begins to count something new.
+    fn begin(&self, what: &str, picture: usize, pictures: usize) {
+        let mut prefix = what.to_owned();
+        if pictures > 1 {
+            write!(prefix, " [{}/{pictures}]", picture + 1).expect("a String takes every write");
+        }
+        self.bar.set_length(0);
+        self.bar.reset();
+        self.bar.set_prefix(prefix);
+    }
+}
+
+impl Progress for Bars<'_> {
+    fn event(&mut self, event: Event<'_>) -> ControlFlow<()> {
+        match event {
+            Event::Notice { message } => self.note(message),
+            Event::Warning { message } => self.note(&format!("warning: {message}")),
+            Event::Phase { phase, picture, pictures } => {
+                self.begin(phase.name(), picture, pictures);
+            }
+            Event::Step { step, steps, .. } => {
+                self.bar.set_length(steps as u64);
+                self.bar.set_position(step as u64);
+            }
+            Event::Picture { index, generation } => {
+                let on_picture = &mut self.on_picture;
+                if let Err(failure) = self.bar.suspend(|| on_picture(index, generation)) {
+                    self.failure = Some(failure);
+                    return ControlFlow::Break(());
+                }
+            }
+            _ => {}
+        }
+        if interrupt::pending() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+}

@@ -1,0 +1,42 @@
+//! `unwrong compare`: the same seed without and with the method, side by side.
+
+use anyhow::{Result, anyhow};
+use unwrong::compare::compare_requests;
+use unwrong::generate::Generation;
+use unwrong::picture::Pixels;
+
+use crate::args::CompareArgs;
+use crate::destination::{Destination, refuse_existing};
+use crate::interrupt;
+use crate::session::{Session, settle_seed};
+
+/// Names of the two pictures, as the original notebook has them.
+const PARTS: [&str; 2] = ["01.png", "02.png"];
+
+/// Draws both pictures and puts them side by side.
+///
+/// The pair carries the request of its right half: that is the picture one wants again.
+pub(crate) fn run(arguments: &CompareArgs) -> Result<()> {
+    let mut request = arguments.request();
+    request.check()?;
+    let writing = &arguments.writing;
+    let mut destination = Destination::new(arguments.output.as_deref(), 1, writing.force)?;
+    destination.format()?.check(writing.quality.unwrap_or_default())?;
+    let parts = arguments.parts.as_ref().map(|folder| PARTS.map(|name| folder.join(name)));
+    for part in parts.iter().flatten() {
+        refuse_existing(part, writing.force)?;
+    }
+
+    interrupt::listen()?;
+    let session = Session::open(&request, &arguments.models, writing)?;
+    settle_seed(&mut request)?;
+    let requests = compare_requests(&request, session.pipeline.defaults());
+    let pictures = session.run(&requests, &mut |index, generation| match &parts {
+        Some(parts) => session.write(&parts[index], generation),
+        None => Ok(()),
+    })?;
+    let [left, right] = <[Generation; 2]>::try_from(pictures)
+        .map_err(|pictures| anyhow!("{} pictures came from two requests", pictures.len()))?;
+    let pair = Generation { pixels: Pixels::beside(&left.pixels, &right.pixels)?, ..right };
+    session.write(&destination.name(pair.plan.seed), &pair)
+}

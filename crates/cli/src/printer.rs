@@ -1,0 +1,21 @@
+//! The only place that prints: data to standard output, everything else to standard error.
+
+use std::io::{self, Write as _};
+
+use anyhow::{Context as _, Result};
+
+/// One line of data for whoever reads standard output.
+///
+/// A reader that has gone away has seen what it wanted: that is no error.
+pub(crate) fn data(line: &str) -> Result<()> {
+    let mut stdout = io::stdout().lock();
+    match writeln!(stdout, "{line}").and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        result => result.context("cannot write to standard output"),
+    }
+}
+
+/// A sentence for the person in front of the terminal, who may have closed it.
+pub(crate) fn note(text: &str) {
+    writeln!(io::stderr().lock(), "{text}").ok();
+}

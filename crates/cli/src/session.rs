@@ -1,0 +1,129 @@
+//! What `generate` and `compare` share: opening models, running requests, writing pictures.
+
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, anyhow};
+use unwrong::catalog::Catalog;
+use unwrong::generate::Generation;
+use unwrong::pipeline::{Options, Pipeline};
+use unwrong::{GenerateRequest, picture};
+use unwrong_prompt::Prompt;
+
+use crate::args::{Device, ModelArgs, WritingArgs};
+use crate::bars::Bars;
+use crate::failure::wrong_request;
+use crate::printer;
+use crate::report::Report;
+
+/// The name of the model inside the program.
+pub(crate) const DEMO: &str = "demo";
+/// Short enough to read out; the original notebook draws from 0 to this.
+const LARGEST_RANDOM_SEED: u64 = 100_000_000;
+
+/// Open models, and how pictures are written.
+pub(crate) struct Session<'a> {
+    pub(crate) pipeline: Pipeline,
+    writing: &'a WritingArgs,
+    load_seconds: f64,
+}
+
+impl<'a> Session<'a> {
+    /// Opens what the request names and says what that is.
+    pub(crate) fn open(
+        request: &GenerateRequest,
+        models: &ModelArgs,
+        writing: &'a WritingArgs,
+    ) -> Result<Self> {
+        request.check()?;
+        use_threads(models.threads)?;
+        let options = options(models.device)?;
+        for warning in prompt_warnings(request) {
+            printer::note(&format!("warning: {warning}"));
+        }
+        let catalog = Catalog::new().with_builtin(DEMO, unwrong_demo::FILES);
+        let started = Instant::now();
+        let pipeline = Pipeline::open(request, &catalog, &options)?;
+        let load_seconds = started.elapsed().as_secs_f64();
+        printer::note(&match pipeline.refiner() {
+            Some(refiner) => format!("model `{}`, refiner `{refiner}`", pipeline.model()),
+            None => format!("model `{}`, no refiner", pipeline.model()),
+        });
+        for warning in pipeline.warnings() {
+            printer::note(&format!("warning: {warning}"));
+        }
+        Ok(Self { pipeline, writing, load_seconds })
+    }
+
+    /// Runs requests; `on_picture` gets every picture as soon as it exists.
+    pub(crate) fn run(
+        &self,
+        requests: &[GenerateRequest],
+        on_picture: &mut dyn FnMut(usize, &Generation) -> Result<()>,
+    ) -> Result<Vec<Generation>> {
+        let mut bars = Bars::new(on_picture);
+        let result = self.pipeline.generate(requests, &mut bars);
+        bars.explain(result)
+    }
+
+    /// Writes one picture under its name and says so.
+    pub(crate) fn write(&self, path: &Path, generation: &Generation) -> Result<()> {
+        let Generation { pixels, embedded, timings, plan, .. } = generation;
+        let quality = self.writing.quality.unwrap_or_default();
+        picture::write(path, pixels, embedded, quality, self.writing.force)?;
+
+        let seconds = timings.encode + timings.steps.iter().sum::<f64>() + timings.decode;
+        printer::note(&format!(
+            "seed {}, {} steps, {seconds:.1} s",
+            plan.seed,
+            timings.steps.len()
+        ));
+        if self.writing.json {
+            let report = Report::new(path, generation, self.load_seconds);
+            return printer::data(&serde_json::to_string(&report)?);
+        }
+        printer::data(&path.display().to_string())
+    }
+}
+
+/// Draws the seed where the user gave none, and says it before the work: so an interrupted
+/// run can be repeated, too.
+pub(crate) fn settle_seed(request: &mut GenerateRequest) -> Result<()> {
+    if request.seed.is_none() {
+        let random = getrandom::u64().map_err(|error| anyhow!("no random seed: {error}"))?;
+        let seed = random % (LARGEST_RANDOM_SEED + 1);
+        printer::note(&format!("seed {seed}, drawn at random"));
+        request.seed = Some(seed);
+    }
+    Ok(())
+}
+
+/// What in the prompts may be read otherwise than it was meant.
+fn prompt_warnings(request: &GenerateRequest) -> Vec<String> {
+    let syntax = request.syntax.unwrap_or_default();
+    let negative = request.negative_prompt.as_deref().unwrap_or_default();
+    let warnings = |text| Prompt::parse(text, syntax.into()).1;
+    let all = warnings(request.prompt.as_str()).into_iter().chain(warnings(negative));
+    all.map(|warning| warning.to_string()).collect()
+}
+
+/// Limits the worker threads of the process.
+fn use_threads(threads: Option<usize>) -> Result<()> {
+    match threads {
+        None => Ok(()),
+        Some(0) => Err(wrong_request("`threads` is 0, expected 1 or more", "leave it out for all")),
+        Some(threads) => rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build_global()
+            .context("cannot start the worker threads"),
+    }
+}
+
+fn options(device: Device) -> Result<Options> {
+    let name = match device {
+        Device::Cpu => return Ok(Options::default()),
+        Device::Cuda => "cuda",
+        Device::Metal => "metal",
+    };
+    Err(wrong_request(format!("this build has no `{name}` support"), "use `--device cpu`"))
+}

@@ -1,0 +1,138 @@
+//! A wrong request is one clear error, before any work, and leaves no file.
+
+use std::fs;
+use std::path::Path;
+
+use crate::{Run, generate, unwrong};
+
+/// Runs what must be refused: exit code 1, nothing on standard output, no file left.
+#[track_caller]
+fn refused(folder: &Path, arguments: &[&str]) -> String {
+    let before = listing(folder);
+    let Run { code, stdout, stderr } = unwrong(folder, arguments);
+    assert_eq!((code, stdout.as_str()), (Some(1), ""), "{stderr}");
+    assert_eq!(listing(folder), before, "it left something behind");
+    stderr
+}
+
+fn listing(folder: &Path) -> Vec<String> {
+    let mut names: Vec<String> = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_size_that_eight_does_not_divide_is_refused_with_the_next_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let stderr = refused(folder.path(), &["generate", "a cat", "--size", "1020x1024"]);
+    assert_eq!(stderr, "error: width is 1020, which is not a multiple of 8\n\nhint: try 1024\n");
+}
+
+#[test]
+fn an_unknown_value_is_answered_with_the_known_ones() {
+    let folder = tempfile::tempdir().unwrap();
+    let stderr = refused(folder.path(), &["generate", "a cat", "--noise", "lottery"]);
+    assert!(stderr.starts_with("error: "), "{stderr}");
+    assert!(stderr.contains("`lottery`, expected one of: torch-cpu, torch-cuda"), "{stderr}");
+    let stderr = refused(folder.path(), &["generate", "a cat", "--scheduler", "ddim"]);
+    assert!(stderr.contains("`ddim`, expected one of: euler"), "{stderr}");
+    let stderr = refused(folder.path(), &["generate", "a cat", "--size", "big"]);
+    assert!(stderr.contains("WIDTHxHEIGHT"), "{stderr}");
+}
+
+#[test]
+fn an_unknown_command_and_an_unknown_flag_are_wrong_requests() {
+    let folder = tempfile::tempdir().unwrap();
+    assert!(refused(folder.path(), &["paint", "a cat"]).contains("paint"));
+    assert!(refused(folder.path(), &["generate", "a cat", "--fast"]).contains("--fast"));
+}
+
+#[test]
+fn a_number_out_of_range_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    for (flag, value) in [
+        ("--steps", "0"),
+        ("--steps", "1001"),
+        ("--guidance-scale", "NaN"),
+        ("--guidance-scale", "inf"),
+        ("--high-noise-fraction", "1.5"),
+        ("--count", "0"),
+        ("--size", "0x0"),
+        ("--size", "4294967288x8"),
+        ("--threads", "0"),
+    ] {
+        refused(folder.path(), &["generate", "a cat", flag, value]);
+    }
+}
+
+#[test]
+fn an_unknown_picture_format_is_refused_before_any_work() {
+    let folder = tempfile::tempdir().unwrap();
+    let stderr = refused(folder.path(), &["generate", "a cat", "-o", "cat.bmp"]);
+    assert!(stderr.contains("`cat.bmp`") && stderr.contains(".png, .webp, .jpg"), "{stderr}");
+    let stderr = refused(folder.path(), &["compare", "a cat", "-o", "cat.gif"]);
+    assert!(stderr.contains("`cat.gif`"), "{stderr}");
+}
+
+#[test]
+fn nothing_is_overwritten_without_force() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("cat.png"), "precious").unwrap();
+    let stderr = refused(folder.path(), &["generate", "a cat", "-o", "cat.png"]);
+    assert_eq!(
+        stderr,
+        "error: `cat.png` exists\n\nhint: give another name, or `--force` to replace it\n"
+    );
+    refused(folder.path(), &["compare", "a cat", "-o", "cat.png"]);
+    assert_eq!(fs::read(folder.path().join("cat.png")).unwrap(), b"precious");
+
+    generate(folder.path(), &["a cat", "-o", "cat.png", "--force"]).done();
+    assert_ne!(fs::read(folder.path().join("cat.png")).unwrap(), b"precious");
+}
+
+#[test]
+fn several_pictures_do_not_go_into_one_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let stderr = refused(folder.path(), &["generate", "a cat", "--count", "2", "-o", "cat.png"]);
+    assert!(stderr.contains("hint: give a folder"), "{stderr}");
+}
+
+#[test]
+fn a_quality_that_the_format_has_not_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, quality) in
+        [("a.webp", "0"), ("a.webp", "101"), ("a.webp", "best"), ("a.jpg", "lossless")]
+    {
+        refused(folder.path(), &["generate", "a cat", "-o", name, "--quality", quality]);
+    }
+}
+
+#[test]
+fn files_that_are_not_there_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    for flag in ["--model", "--refiner", "--vae", "--lora", "--wrong-lora", "--from"] {
+        let stderr =
+            refused(folder.path(), &["generate", "a cat", "--wrong", flag, "nowhere.safetensors"]);
+        assert!(stderr.contains("nowhere.safetensors"), "{flag}: {stderr}");
+    }
+}
+
+#[test]
+fn a_device_that_was_not_built_in_is_refused_with_the_way_out() {
+    let folder = tempfile::tempdir().unwrap();
+    for device in ["cuda", "metal"] {
+        let stderr = refused(folder.path(), &["generate", "a cat", "--device", device]);
+        assert!(stderr.contains(device), "{stderr}");
+        assert!(stderr.contains("--device cpu"), "{stderr}");
+    }
+}
+
+#[test]
+fn the_wrong_lora_without_wrong_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let stderr = refused(folder.path(), &["generate", "a cat", "--wrong-lora", "w.safetensors"]);
+    assert!(stderr.contains("hint: give `wrong`"), "{stderr}");
+}

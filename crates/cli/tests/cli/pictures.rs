@@ -1,0 +1,249 @@
+//! Pictures of the demo model: names, bytes, seeds, what is printed.
+
+use std::fs;
+use std::io::Cursor;
+use std::path::Path;
+use std::process::Stdio;
+
+use serde_json::Value;
+
+use crate::{SMALL, command, generate, unwrong};
+
+/// A picture without what else the file carries.
+#[derive(PartialEq)]
+pub(crate) struct Picture {
+    pub(crate) size: (u32, u32),
+    pub(crate) rgb: Vec<u8>,
+}
+
+/// Reads a PNG or WebP picture.
+pub(crate) fn read(path: &Path) -> Picture {
+    let bytes = fs::read(path).unwrap();
+    if path.extension().unwrap() == "webp" {
+        let picture = webp::Decoder::new(&bytes).decode().unwrap();
+        let size = (picture.width(), picture.height());
+        return Picture { size, rgb: picture.to_vec() };
+    }
+    let mut reader = png::Decoder::new(Cursor::new(bytes)).read_info().unwrap();
+    let mut rgb = vec![0; reader.output_buffer_size().unwrap()];
+    let info = reader.next_frame(&mut rgb).unwrap();
+    Picture { size: (info.width, info.height), rgb }
+}
+
+#[test]
+fn the_third_of_four_is_the_picture_of_its_own_seed() {
+    let folder = tempfile::tempdir().unwrap();
+    let series = generate(
+        folder.path(),
+        &["a yellow star", "--wrong", "--seed", "3", "--count", "4", "-o", "out/"],
+    )
+    .done();
+    assert_eq!(
+        series.stdout.replace('\\', "/"),
+        "out/00000-3.png\nout/00001-4.png\nout/00002-5.png\nout/00003-6.png\n"
+    );
+    generate(folder.path(), &["a yellow star", "--wrong", "--seed", "5", "-o", "alone.png"]).done();
+    let bytes = |name: &str| fs::read(folder.path().join(name)).unwrap();
+    assert!(bytes("out/00002-5.png") == bytes("alone.png"), "the bytes differ");
+    assert!(bytes("out/00001-4.png") != bytes("alone.png"), "the seed changes nothing");
+}
+
+#[test]
+fn a_picture_repeats_from_its_own_file_byte_for_byte() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["cat.png", "cat.webp", "cat.jpg"] {
+        let again = format!("again-{name}");
+        generate(
+            folder.path(),
+            &["a cat, (blue)1.3", "-n", "(flat)-, red", "--wrong=0.5", "--seed", "0", "-o", name],
+        )
+        .done();
+        unwrong(folder.path(), &["generate", "--from", name, "-o", &again]).done();
+        let bytes = |name: &str| fs::read(folder.path().join(name)).unwrap();
+        assert!(bytes(name) == bytes(&again), "{name} and {again} differ");
+    }
+}
+
+#[test]
+fn what_is_given_beside_a_picture_wins() {
+    let folder = tempfile::tempdir().unwrap();
+    generate(folder.path(), &["a cat", "--seed", "1", "-o", "cat.png"]).done();
+    unwrong(folder.path(), &["generate", "--from", "cat.png", "--seed", "2", "-o", "two.png"])
+        .done();
+    generate(folder.path(), &["a cat", "--seed", "2", "-o", "direct.png"]).done();
+    let bytes = |name: &str| fs::read(folder.path().join(name)).unwrap();
+    assert!(bytes("two.png") == bytes("direct.png"), "the bytes differ");
+}
+
+#[test]
+fn metadata_prints_the_request() {
+    let folder = tempfile::tempdir().unwrap();
+    generate(folder.path(), &["a cat", "--wrong", "--seed", "7", "-o", "cat.png"]).done();
+    let json = unwrong(folder.path(), &["metadata", "cat.png", "--json"]).done();
+    let json: Value = serde_json::from_str(&json.stdout).unwrap();
+    assert!(json.to_string().contains("a cat"), "{json}");
+    let text = unwrong(folder.path(), &["metadata", "cat.png"]).done();
+    assert!(text.stdout.contains("a cat"), "{}", text.stdout);
+
+    let path = folder.path().to_str().unwrap();
+    assert!(!json.to_string().contains(path), "a local path is in the file");
+}
+
+#[test]
+fn a_picture_of_somebody_else_carries_no_request() {
+    let folder = tempfile::tempdir().unwrap();
+    let other = fs::File::create(folder.path().join("other.png")).unwrap();
+    let mut encoder = png::Encoder::new(other, 1, 1);
+    encoder.set_color(png::ColorType::Rgb);
+    encoder.write_header().unwrap().write_image_data(&[1, 2, 3]).unwrap();
+    fs::write(folder.path().join("text.png"), "not a picture").unwrap();
+    for name in ["other.png", "text.png"] {
+        for arguments in [["metadata", name].as_slice(), &["generate", "--from", name]] {
+            let run = unwrong(folder.path(), arguments);
+            assert_eq!(run.code, Some(1), "{}", run.stderr);
+            assert!(run.stderr.contains(name), "{}", run.stderr);
+        }
+    }
+}
+
+#[test]
+fn compare_writes_the_pair_and_its_parts() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = unwrong(
+        folder.path(),
+        &[
+            &["compare", "a red apple", "--seed", "7", "-o", "a/pair.png", "--parts", "a"],
+            &SMALL[..],
+        ]
+        .concat(),
+    )
+    .done();
+    assert_eq!(run.stdout.replace('\\', "/"), "a/01.png\na/02.png\na/pair.png\n");
+    let path = |name: &str| folder.path().join("a").join(name);
+    let [left, right, pair] = ["01.png", "02.png", "pair.png"].map(|name| read(&path(name)));
+    assert_eq!((left.size, right.size, pair.size), ((64, 64), (64, 64), (128, 64)));
+    assert!(left != right, "the method changes nothing");
+    for (row, line) in pair.rgb.chunks_exact(128 * 3).enumerate() {
+        let part = row * 64 * 3..(row + 1) * 64 * 3;
+        assert_eq!(line[..64 * 3], left.rgb[part.clone()], "row {row}");
+        assert_eq!(line[64 * 3..], right.rgb[part], "row {row}");
+    }
+
+    // Each part carries the request that makes it alone.
+    for name in ["01.png", "02.png"] {
+        let (part, again) = (format!("a/{name}"), format!("again-{name}"));
+        unwrong(folder.path(), &["generate", "--from", &part, "-o", &again]).done();
+        let bytes = |name: &str| fs::read(folder.path().join(name)).unwrap();
+        assert!(bytes(&part) == bytes(&again), "{name} does not repeat");
+    }
+}
+
+#[test]
+fn a_lora_at_scale_zero_changes_no_pixel() {
+    let folder = tempfile::tempdir().unwrap();
+    let lora = Path::new(env!("CARGO_MANIFEST_DIR")).join("../demo/model/wrong-lora.safetensors");
+    let lora = format!("{}:0", lora.display());
+    let full = lora.trim_end_matches(":0");
+    for (name, extra) in
+        [("none.png", &[][..]), ("zero.png", &["--lora", &lora]), ("full.png", &["--lora", full])]
+    {
+        let arguments = [&["a cat", "--seed", "1", "-o", name], extra].concat();
+        generate(folder.path(), &arguments).done();
+    }
+    let picture = |name| read(&folder.path().join(name));
+    assert!(picture("none.png") == picture("zero.png"), "scale 0 changes pixels");
+    assert!(picture("none.png") != picture("full.png"), "scale 1 changes nothing");
+}
+
+#[test]
+fn standard_output_is_paths_and_standard_error_the_rest() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = generate(folder.path(), &["a cat", "--wrong", "--seed", "1"]).done();
+    assert_eq!(run.stdout.replace('\\', "/"), "outputs/00000-1.png\n");
+    assert!(run.stderr.contains("model `demo`"), "{}", run.stderr);
+    assert!(run.stderr.contains("seed 1"), "{}", run.stderr);
+    assert!(run.stderr.contains("applied "), "{}", run.stderr);
+    assert!(!run.stderr.contains('\u{1b}'), "{:?}", run.stderr);
+
+    let run = generate(folder.path(), &["a cat"]).done();
+    let path = run.stdout.trim().replace('\\', "/");
+    let seed = path.strip_prefix("outputs/00001-").unwrap().strip_suffix(".png").unwrap();
+    assert!(run.stderr.contains(&format!("seed {seed}")), "{}", run.stderr);
+    assert!(seed.parse::<u64>().unwrap() <= 100_000_000);
+}
+
+#[test]
+fn json_says_what_was_made() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = generate(
+        folder.path(),
+        &["a cat", "--wrong", "--seed", "1", "--count", "2", "--json", "-o", "out/"],
+    )
+    .done();
+    let lines: Vec<Value> =
+        run.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.len(), 2);
+    for (line, seed) in lines.iter().zip([1, 2]) {
+        assert!(folder.path().join(line["path"].as_str().unwrap()).is_file());
+        assert_eq!((&line["seed"], &line["request"]["seed"]), (&seed.into(), &seed.into()));
+        assert_eq!(line["request"]["prompt"], "a cat");
+        let lora = &line["lora"][0];
+        assert!(lora["applied"].as_u64().unwrap() > 0, "{lora}");
+        assert_eq!(lora["applied"], lora["total"]);
+        assert!(lora["path"].is_string());
+        let timings = &line["timings"];
+        assert_eq!(timings["steps"].as_array().unwrap().len(), 2, "{timings}");
+        for part in ["load", "encode", "decode"] {
+            assert!(timings[part].is_number(), "{timings}");
+        }
+        if cfg!(target_os = "linux") {
+            assert!(line["peak_bytes"].as_u64().unwrap() > 1_000_000);
+        }
+    }
+}
+
+#[test]
+fn the_number_of_threads_changes_no_byte() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, threads) in [("one.png", "1"), ("three.png", "3")] {
+        generate(folder.path(), &["a cat", "--seed", "1", "--threads", threads, "-o", name]).done();
+    }
+    let bytes = |name: &str| fs::read(folder.path().join(name)).unwrap();
+    assert!(bytes("one.png") == bytes("three.png"), "the bytes differ");
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_failure() {
+    let folder = tempfile::tempdir().unwrap();
+    for arguments in [&["tokens", "a cat"][..], &["--help"]] {
+        let mut child = command(folder.path(), arguments)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        drop(child.stdout.take());
+        let run = crate::Run::from(child.wait_with_output().unwrap()).done();
+        assert_eq!(run.stderr, "");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupt_leaves_nothing_behind() {
+    use std::io::{BufRead as _, BufReader};
+
+    let folder = tempfile::tempdir().unwrap();
+    let mut child =
+        command(folder.path(), &["generate", "a cat", "--steps", "1000", "-o", "cat.png"])
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+    // The model is named once the program listens for signals and has found its files.
+    let mut stderr = BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    stderr.read_line(&mut line).unwrap();
+    let kill = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+    assert!(kill.unwrap().success());
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+}
