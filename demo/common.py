@@ -50,6 +50,7 @@ def _concept_names():
 
 NAMES = _concept_names()  # icon name -> words for it, the main one first
 CORE = (HERE / "core.txt").read_text().split()  # what the model is taught to draw
+FOCUS = set((HERE / "focus.txt").read_text().split())  # what it shall draw well: these are drawn far more often
 
 
 def _held_out():
@@ -61,7 +62,8 @@ def _held_out():
         assert style in STYLES
         pairs.add((icon, style))
     objects = [icon for icon, _ in pairs]
-    assert len(set(objects)) == len(objects), "an object must be seen in its other style"
+    assert len(set(objects)) == len(objects), "an object must be seen in its other styles"
+    assert FOCUS.issuperset(objects)
     return pairs
 
 
@@ -71,6 +73,11 @@ HELD_OUT = _held_out()
 def in_training(spec):
     """Whether a picture may be trained on."""
     return spec["name"] in CORE and (spec["name"], spec["style"]) not in HELD_OUT
+
+
+def emphasis(spec):
+    """Concepts beyond the focus get a small share, so that they are not forgotten."""
+    return 1.0 if spec["name"] in FOCUS else 0.12
 
 
 def load_pictures():

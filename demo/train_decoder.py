@@ -11,12 +11,12 @@ import torch
 from diffusers import AutoencoderKL
 
 from common import (
-    SCALING_FACTOR, WORK, Clock, Muon, Workers, cosine, in_training, load_pictures, picture_grid, random_state,
+    SCALING_FACTOR, WORK, Clock, Muon, Workers, cosine, emphasis, in_training, load_pictures, picture_grid, random_state,
     restore_random, save_checkpoint, set_rate, set_up_torch, split_for_muon,
 )
 from train_vae import as_input, picture_loss
 
-BATCH, RATE = 4, 1e-3
+BATCH, RATE = 4, 8e-4
 OUT = WORK / "vae_final"
 CHECKPOINT = WORK / "checkpoints/decoder.pt"
 NOISE = 0.25  # up to this much is added, in units of the latents' spread
@@ -30,8 +30,8 @@ def weight(spec):
     if not in_training(spec):
         return 0.0
     if spec["kind"] != "clean":
-        return 0.04
-    return 1.0 if spec["background"] == "white" else 1 / 8
+        return 0.04 * emphasis(spec)
+    return emphasis(spec) * (1.0 if spec["background"] == "white" else 1 / 12)
 
 
 class Decoder(torch.nn.Module):
