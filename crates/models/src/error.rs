@@ -189,6 +189,24 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether another file would help: a missing, broken or foreign one, as opposed to a disk
+    /// that fails or a network that was used wrongly.
+    #[must_use]
+    pub fn is_file_error(&self) -> bool {
+        match self {
+            Self::Io { source, .. } => source.kind() == io::ErrorKind::NotFound,
+            Self::UnknownOps { .. } => true,
+            Self::NoBackward { .. }
+            | Self::NotPrepared { .. }
+            | Self::SkipsExhausted
+            | Self::NoEncoder
+            | Self::TokenRow { .. }
+            | Self::TokenId { .. }
+            | Self::Tensor(_) => false,
+            _ => true,
+        }
+    }
+
     /// One sentence on what to do next, where there is something to do.
     #[must_use]
     pub fn hint(&self) -> Option<String> {

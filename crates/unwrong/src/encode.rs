@@ -74,6 +74,24 @@ pub(crate) fn encode(
     Ok(ConditioningPair { positive, negative })
 }
 
+/// What the reader of a plan's prompts may have meant otherwise, one sentence each.
+pub(crate) fn warnings(plan: &Plan) -> Vec<String> {
+    let negative = match &plan.negative_prompt {
+        NegativePrompt::Absent => None,
+        NegativePrompt::Text(text) => Some(("negative prompt", text)),
+    };
+    let mut sentences = Vec::new();
+    for (name, text) in std::iter::once(("prompt", &plan.prompt)).chain(negative) {
+        let (prompt, warnings) = Prompt::parse(text, plan.syntax.into());
+        sentences.extend(warnings.iter().map(|warning| format!("{name}: {warning}")));
+        let dropped = prompt.plan(Encoder::BigG, plan.long_prompt.into()).dropped;
+        if dropped > 0 {
+            sentences.push(format!("{name}: the last {dropped} tokens were cut off"));
+        }
+    }
+    sentences
+}
+
 fn parse(text: &str, syntax: Syntax) -> Prompt {
     Prompt::parse(text, syntax.into()).0
 }

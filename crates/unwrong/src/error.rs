@@ -222,6 +222,7 @@ impl Error {
             | Self::NoRequestInPicture { .. } => true,
             // A name that is not there was mistyped; a disk that fails was not.
             Self::Io { source, .. } => source.kind() == io::ErrorKind::NotFound,
+            Self::Models(error) => error.is_file_error(),
             _ => false,
         }
     }

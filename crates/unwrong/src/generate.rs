@@ -11,7 +11,7 @@ use unwrong_models::lora::{Adapters, Applied};
 use unwrong_models::unet::Prepared;
 
 use crate::denoiser::{GuidedUnet, is_guided};
-use crate::encode::{ConditioningPair, encode};
+use crate::encode::{ConditioningPair, encode, warnings};
 use crate::error::{Error, Result};
 use crate::identity::file_name;
 use crate::noise::Noise;
@@ -99,6 +99,9 @@ impl Pipeline {
                     sets.len() - 1
                 }
             };
+            for warning in plans.first().map(warnings).unwrap_or_default() {
+                announce(progress, Event::Warning { message: &warning })?;
+            }
             for plan in plans {
                 jobs.push(Job { plan, adapters, latents: None, timings: Timings::default() });
             }
