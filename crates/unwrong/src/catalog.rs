@@ -85,10 +85,7 @@ impl Catalog {
             },
         };
         let vae = match &request.vae {
-            Some(path) => Some((
-                file_name(path),
-                Err::<VaeParts, _>(Error::Request { problem: "SOON".into(), hint: None })?,
-            )),
+            Some(path) => Some((file_name(path), VaeParts::open(Path::new(path))?)),
             None => None,
         };
 
@@ -126,7 +123,7 @@ impl Place {
     fn open(&self) -> Result<ModelParts> {
         Ok(match self {
             Self::Folder(folder) => ModelParts::open_folder(folder)?,
-            Self::File(_) => Err(Error::Request { problem: "SOON".into(), hint: None })?,
+            Self::File(path) => ModelParts::open_file(Path::new(path))?,
         })
     }
 }
