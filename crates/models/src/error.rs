@@ -195,7 +195,6 @@ impl Error {
     pub fn is_file_error(&self) -> bool {
         match self {
             Self::Io { source, .. } => source.kind() == io::ErrorKind::NotFound,
-            Self::UnknownOps { .. } => true,
             Self::NoBackward { .. }
             | Self::NotPrepared { .. }
             | Self::SkipsExhausted
@@ -214,6 +213,14 @@ impl Error {
             Self::NotSafetensors { found, .. } => found.hint().map(str::to_owned),
             Self::Truncated { .. } => Some("download or copy the file again".to_owned()),
             Self::WeightDtype { .. } => Some("use a file in f16, bf16 or f32".to_owned()),
+            Self::MissingWeight { .. } => {
+                Some("the file is incomplete, or of another kind of model".to_owned())
+            }
+            Self::WrongModel { found, .. } => match found.as_str() {
+                "a LoRA" => Some("give it with `--lora`".to_owned()),
+                "a VAE alone" => Some("give it with `--vae`".to_owned()),
+                _ => None,
+            },
             Self::Lora { hint, .. } => hint.clone(),
             _ => None,
         }

@@ -432,6 +432,10 @@ fn what_is_no_sdxl_checkpoint_is_named_in_one_line() {
         let message = error.to_string();
         assert!(message.contains(name) && !message.contains('\n'), "{message}");
         assert!(matches!(error, Error::WrongModel { .. }), "{message}");
+        let flag = [("a LoRA", "--lora"), ("a VAE", "--vae")];
+        for (_, flag) in flag.into_iter().filter(|(found, _)| *found == name) {
+            assert!(error.hint().unwrap().contains(flag), "{message}");
+        }
     }
 }
 

@@ -218,6 +218,20 @@ fn time_embedding_and_first_and_last_convolution_are_found_under_kohyas_names() 
 }
 
 #[test]
+fn ldm_names_are_found_with_dots_as_well() {
+    let layer = "output_blocks.5.1.transformer_blocks.0.attn2.to_out.0";
+    for prefix in ["diffusion_model.", "model.diffusion_model.", "base_model.model."] {
+        let mut file = Made::new();
+        file.f32(&format!("{prefix}{layer}.lora_A.weight"), &[1, 64]);
+        file.f32(&format!("{prefix}{layer}.lora_B.weight"), &[64, 1]);
+        let (adapters, applied) = attach_one(&made(&file).unwrap(), 1.0).unwrap();
+        let layer = "up_blocks.1.attentions.2.transformer_blocks.0.attn2.to_out.0";
+        assert!(adapters.unet.get(layer).is_some(), "{prefix}");
+        assert_eq!(applied.applied, 2);
+    }
+}
+
+#[test]
 fn a_scale_of_zero_leaves_nothing_behind_and_is_still_checked() {
     for scale in [0.0, -0.0] {
         let (adapters, applied) = attach_one(&golden("lora-kohya-text"), scale).unwrap();

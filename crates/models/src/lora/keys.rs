@@ -132,13 +132,19 @@ impl Key {
         if let Some((_, family)) = FAMILIES.iter().find(|(start, _)| key.starts_with(start)) {
             return Self::Family(family);
         }
-        if let Some((_, method)) = METHODS.iter().find(|(part, _)| key.contains(part)) {
-            return Self::Method(method);
-        }
-        let Some((stem, role)) = split_role(key) else { return Self::Unknown };
+        let Some((stem, role)) = split_role(key) else {
+            let method = METHODS.iter().find(|(part, _)| has_part(key, part));
+            return method.map_or(Self::Unknown, |(_, method)| Self::Method(method));
+        };
         let Some((network, layer)) = split_network(stem) else { return Self::Unknown };
         Self::Tensor { network, layer: layer.replace(".processor.", "."), role }
     }
+}
+
+/// Whole words only, unless the mark is open at its end: `.diff` is not in `model.diffusion_model`.
+fn has_part(key: &str, part: &str) -> bool {
+    let open = part.ends_with(['_', '.']);
+    key.ends_with(part) || key.contains(&format!("{part}.")) || (open && key.contains(part))
 }
 
 fn split_role(key: &str) -> Option<(&str, Role)> {

@@ -195,7 +195,7 @@ fn refuse_other_networks(fields: &Fields) -> Result<()> {
 
 /// One number, or height and width; square only, since it serves as the default size.
 fn sample_size(fields: &Fields) -> Result<usize> {
-    fields.uniform("sample_size", Some(128), 1..=4096)
+    fields.uniform("sample_size", Some(128), 1..=512)
 }
 
 fn block_types(fields: &Fields, field: &str, levels: usize) -> Result<Vec<bool>> {
