@@ -17,7 +17,7 @@ const USAGE: &str = "usage: cargo xtask COMMAND
 
   check      formatting, lints, crate boundaries, documentation: cheapest first
   test       every test, doctests included, in the release profile; the counts come last
-  docs       writes docs/cli.md anew from the program's own help
+  docs       writes docs/cli.md anew from the program's own help, and docs/compare.webp
   goldens    writes parity/goldens anew with the pinned oracles
              [--python PYTHON]  one that has parity/requirements.txt; else a new .venv is made
   full-size  checks networks of SDXL's real size against the oracle
@@ -79,12 +79,20 @@ impl Options {
     }
 }
 
-/// Writes `docs/cli.md`: the test that compares it writes it when told to.
+/// Writes `docs/cli.md`, by the test that compares it, and the picture of the README.
 fn docs() -> Result<()> {
     run(cargo()
         .args(["test", "--release", "--package", "unwrong-cli", "--bin", "unwrong"])
         .arg("the_command_reference_is_current")
-        .env("UNWRONG_WRITE_DOCS", "1"))
+        .env("UNWRONG_WRITE_DOCS", "1"))?;
+    run(cargo().args(["run", "--release", "--package", "unwrong-cli", "--", "compare"]).args([
+        "a red apple, (flat)++",
+        "--seed",
+        "7",
+        "-o",
+        "docs/compare.webp",
+        "--force",
+    ]))
 }
 
 /// The root of the repository.

@@ -21,11 +21,11 @@ failed, 130 interrupted.
 
 fn markdown() -> String {
     let mut text = HEAD.to_owned();
-    let mut cli = Cli::command().term_width(100);
+    let mut cli = Cli::command().term_width(80);
     cli.build();
     for command in cli.get_subcommands_mut().filter(|command| command.get_name() != "help") {
         let name = command.get_name().to_owned();
-        let help = command.render_long_help().to_string();
+        let help = command.clone().term_width(80).render_long_help().to_string();
         let help: Vec<&str> = help.lines().map(str::trim_end).collect();
         write!(text, "\n## unwrong {name}\n\n```text\n{}\n```\n", help.join("\n").trim_end())
             .expect("a String takes every write");

@@ -8,7 +8,6 @@ use unwrong::catalog::Catalog;
 use unwrong::generate::Generation;
 use unwrong::pipeline::{Options, Pipeline};
 use unwrong::{GenerateRequest, picture};
-use unwrong_prompt::Prompt;
 
 use crate::args::{Device, ModelArgs, WritingArgs};
 use crate::bars::Bars;
@@ -38,9 +37,6 @@ impl<'a> Session<'a> {
         request.check()?;
         use_threads(models.threads)?;
         let options = options(models.device)?;
-        for warning in prompt_warnings(request) {
-            printer::note(&format!("warning: {warning}"));
-        }
         let catalog = Catalog::new().with_builtin(DEMO, unwrong_demo::FILES);
         let started = Instant::now();
         let pipeline = Pipeline::open(request, &catalog, &options)?;
@@ -96,15 +92,6 @@ pub(crate) fn settle_seed(request: &mut GenerateRequest) -> Result<()> {
         request.seed = Some(seed);
     }
     Ok(())
-}
-
-/// What in the prompts may be read otherwise than it was meant.
-fn prompt_warnings(request: &GenerateRequest) -> Vec<String> {
-    let syntax = request.syntax.unwrap_or_default();
-    let negative = request.negative_prompt.as_deref().unwrap_or_default();
-    let warnings = |text| Prompt::parse(text, syntax.into()).1;
-    let all = warnings(request.prompt.as_str()).into_iter().chain(warnings(negative));
-    all.map(|warning| warning.to_string()).collect()
 }
 
 /// Limits the worker threads of the process.

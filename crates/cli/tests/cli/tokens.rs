@@ -13,10 +13,10 @@ fn fragments_and_ids_of_a_prompt_are_shown() {
          1.21    flat\n\
          \n\
          text_encoder, chunk 1 of 1: 5 tokens of text\n\
-         320 a  736 red  3055 apple  267 ,  3922 flat\n\
+         320 a  736 red  3055 apple  267 ,  6313 flat\n\
          \n\
          text_encoder_2, chunk 1 of 1: 5 tokens of text\n\
-         320 a  736 red  3055 apple  267 ,  3922 flat\n"
+         320 a  736 red  3055 apple  267 ,  6313 flat\n"
     );
     assert_eq!(run.stderr, "");
 }
