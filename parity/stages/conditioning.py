@@ -235,13 +235,14 @@ def write(pipe, folder):
 
 def write_encoders(pipe, folder):
     """Every layer of both encoders, for two plain prompts."""
-    goldens = Goldens(folder, "encoders", prompts=WHOLE_LAYERS)
+    goldens = Goldens(folder, "encoders", prompts={name: {"text": text} for name, text in WHOLE_LAYERS.items()})
     for name, text in WHOLE_LAYERS.items():
         for part, tokenizer, encoder in (
             ("text_encoder", pipe.tokenizer, pipe.text_encoder),
             ("text_encoder_2", pipe.tokenizer_2, pipe.text_encoder_2),
         ):
             ids = tokenizer(text, padding="max_length", max_length=77, truncation=True, return_tensors="pt").input_ids
+            goldens.facts["prompts"][name][part] = ids[0].tolist()
             out = encoder(ids, output_hidden_states=True)
             for layer, hidden in enumerate(out.hidden_states):
                 goldens.add(f"{name}.{part}.hidden_states.{layer}", hidden)

@@ -66,7 +66,11 @@ impl Linear {
 
     /// A layer without a bias.
     pub(crate) fn load_no_bias(weights: &WeightPath, shape: &[usize]) -> Result<Self> {
-        Ok(Self { name: weights.name().to_owned(), weight: weights.get("weight", shape)?, bias: None })
+        Ok(Self {
+            name: weights.name().to_owned(),
+            weight: weights.get("weight", shape)?,
+            bias: None,
+        })
     }
 
     pub(crate) fn forward(&self, run: &Run<'_>, x: &Tensor) -> Result<Tensor> {

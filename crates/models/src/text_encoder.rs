@@ -91,12 +91,7 @@ impl TextEncoder {
     }
 
     /// Encodes rows of token ids, all of the same length.
-    pub fn encode(
-        &self,
-        run: &Run<'_>,
-        rows: &[TokenRow<'_>],
-        device: &Device,
-    ) -> Result<Encoded> {
+    pub fn encode(&self, run: &Run<'_>, rows: &[TokenRow<'_>], device: &Device) -> Result<Encoded> {
         let mut hidden = self.embed(rows, device)?;
         let all = vec![true; rows.first().map_or(0, |row| row.ids.len())];
         let keys: Vec<&[bool]> = rows.iter().map(|row| row.mask.unwrap_or(&all)).collect();

@@ -269,7 +269,10 @@ impl MidBlock {
         let shape = resnet_shape(config, channels, channels);
         let resnets = weights.path("resnets");
         Ok(Self {
-            resnets: [Resnet::load(&resnets.path(0), shape)?, Resnet::load(&resnets.path(1), shape)?],
+            resnets: [
+                Resnet::load(&resnets.path(0), shape)?,
+                Resnet::load(&resnets.path(1), shape)?,
+            ],
             attention: if config.mid_block_add_attention {
                 Some(Attention::load(&weights.path("attentions").path(0), channels)?)
             } else {

@@ -53,8 +53,7 @@ fn check(part: &str) {
     };
     let run = Run { observer: Some(&observer), ..Run::new(Ops::Cpu, &none) };
     let embeds = input("encoder_hidden_states");
-    let prepared =
-        unet.prepare(&run, &embeds, &input("text_embeds"), &input("time_ids")).unwrap();
+    let prepared = unet.prepare(&run, &embeds, &input("text_embeds"), &input("time_ids")).unwrap();
     let started = Instant::now();
     unet.forward(&run, &latents, timestep, &prepared).unwrap();
     println!("{part}: step in {:.1} s, compared", started.elapsed().as_secs_f64());
@@ -109,5 +108,6 @@ impl Memory {
 fn status(line: &str) -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let value = status.lines().find_map(|text| text.strip_prefix(line));
-    value.and_then(|text| text.trim().trim_end_matches(" kB").parse::<u64>().ok()).unwrap_or(0) * 1024
+    value.and_then(|text| text.trim().trim_end_matches(" kB").parse::<u64>().ok()).unwrap_or(0)
+        * 1024
 }

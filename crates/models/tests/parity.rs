@@ -11,11 +11,12 @@ mod common;
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 
 use candle_core::{Device, Tensor};
 use unwrong_models::files::{Folder, ModelParts};
 use unwrong_models::layers::Run;
-use unwrong_models::lora::LayerAdapters;
+use unwrong_models::lora::{LayerAdapters, LoraFile, Targets, attach};
 use unwrong_models::ops::Ops;
 use unwrong_models::text_encoder::{TextEncoder, TokenRow};
 use unwrong_models::unet::Unet;
@@ -68,10 +69,16 @@ fn check_unet(folder: &str, name: &str) {
     let blocks_at = goldens.fact("blocks_at").as_f64().unwrap() as f32;
 
     for ops in BOTH {
-        observed(&goldens, "block.", Row::new(format!("{name}, blocks, {ops:?}"), F32), ops, |run| {
-            let prepared = unet.prepare(run, &embeds, &pooled, &time_ids).unwrap();
-            unet.forward(run, &latents, blocks_at, &prepared).unwrap();
-        });
+        observed(
+            &goldens,
+            "block.",
+            Row::new(format!("{name}, blocks, {ops:?}"), F32),
+            ops,
+            |run| {
+                let prepared = unet.prepare(run, &embeds, &pooled, &time_ids).unwrap();
+                unet.forward(run, &latents, blocks_at, &prepared).unwrap();
+            },
+        );
 
         let none = LayerAdapters::default();
         let run = Run::new(ops, &none);
@@ -103,8 +110,8 @@ fn the_refiner_unet_equals_diffusers_after_every_block() {
 #[test]
 fn the_vae_decoder_equals_diffusers_after_every_block() {
     let parts = parts("base");
-    let vae = parts.vae.as_ref().unwrap();
-    let vae = Vae::load(&vae.config, &vae.weights).unwrap();
+    let (config, weights) = parts.vae.as_ref().unwrap();
+    let vae = Vae::load(config, weights).unwrap();
     let goldens = Goldens::open("vae");
     for ops in BOTH {
         let latents = nhwc(&goldens.tensor("decode.input"));
@@ -126,8 +133,8 @@ fn the_vae_decoder_equals_diffusers_after_every_block() {
 #[test]
 fn the_vae_encoder_equals_diffusers_after_every_block() {
     let parts = parts("base");
-    let vae = parts.vae.as_ref().unwrap();
-    let vae = Vae::load(&vae.config, &vae.weights).unwrap();
+    let (config, weights) = parts.vae.as_ref().unwrap();
+    let vae = Vae::load(config, weights).unwrap();
     let goldens = Goldens::open("vae");
     let pixels = ((goldens.tensor("encode.input") / 127.5).unwrap() - 1.0).unwrap();
     for ops in BOTH {
@@ -146,18 +153,15 @@ fn the_vae_encoder_equals_diffusers_after_every_block() {
 fn both_text_encoders_equal_transformers_after_every_layer() {
     let parts = parts("base");
     let goldens = Goldens::open("encoders");
-    let conditioning = Goldens::open("conditioning");
-    let tokens = conditioning.fact("prompts").as_object().unwrap();
-    let encoders = [("text_encoder", &parts.text_encoder), ("text_encoder_2", &parts.text_encoder_2)];
+    let encoders =
+        [("text_encoder", &parts.text_encoder), ("text_encoder_2", &parts.text_encoder_2)];
     for ops in BOTH {
-        for (number, (name, encoder)) in encoders.iter().enumerate() {
+        for (name, encoder) in encoders {
             let (config, weights) = encoder.as_ref().unwrap();
             let encoder = TextEncoder::load(config, weights).unwrap();
             let mut row = Row::new(format!("{name}, {ops:?}"), F32);
-            for (prompt, text) in goldens.fact("prompts").as_object().unwrap() {
-                let entry = tokens.values().find(|entry| entry["prompt"] == *text).unwrap();
-                let ids: Vec<u32> =
-                    serde_json::from_value(entry["chunks"][number][0].clone()).unwrap();
+            for (prompt, facts) in goldens.fact("prompts").as_object().unwrap() {
+                let ids: Vec<u32> = serde_json::from_value(facts[name].clone()).unwrap();
                 let golden = |what: &str| format!("{prompt}.{name}.{what}");
 
                 let none = LayerAdapters::default();
@@ -184,4 +188,99 @@ fn both_text_encoders_equal_transformers_after_every_layer() {
             row.print();
         }
     }
+}
+
+/// The LoRA files of the goldens, and the demo model's own: name, stem of the goldens, scales.
+fn lora_files(goldens: &Goldens) -> Vec<(PathBuf, String, Vec<f64>)> {
+    let scales: Vec<f64> = serde_json::from_value(goldens.fact("scales").clone()).unwrap();
+    let folder = root().join("parity/goldens");
+    let files = goldens.fact("files").as_object().unwrap();
+    let mut all: Vec<_> = files
+        .iter()
+        .map(|(name, facts)| {
+            let stem = facts["golden"].as_str().unwrap().to_owned();
+            (folder.join(format!("{name}.safetensors")), stem, scales.clone())
+        })
+        .collect();
+    let own = root().join("crates/demo/model/wrong-lora.safetensors");
+    all.push((own, "wrong".to_owned(), vec![1.0, 0.5, -0.7]));
+    all
+}
+
+#[test]
+fn every_lora_dialect_gives_the_output_of_diffusers() {
+    let parts = parts("base");
+    let unet = Unet::load(&parts.unet.0, &parts.unet.1).unwrap();
+    let targets = Targets::of(&parts);
+    let inputs = Goldens::open("unet_base");
+    let goldens = Goldens::open("lora");
+    let latents = nhwc(&inputs.tensor("input.latents"));
+    let timestep = goldens.fact("timestep").as_f64().unwrap() as f32;
+    for ops in BOTH {
+        let mut row = Row::new(format!("base UNet with LoRA, {ops:?}"), F32);
+        for (path, stem, scales) in lora_files(&goldens) {
+            for scale in scales {
+                let file = LoraFile::open(&path).unwrap();
+                let (adapters, applied) = attach(&[(file, scale)], &targets).unwrap();
+                assert_eq!(applied[0].applied, applied[0].total, "{applied:?}");
+                let run = Run::new(ops, &adapters.unet);
+                let prepared = unet
+                    .prepare(
+                        &run,
+                        &inputs.tensor("input.encoder_hidden_states"),
+                        &inputs.tensor("input.text_embeds"),
+                        &inputs.tensor("input.time_ids"),
+                    )
+                    .unwrap();
+                let output = unet.forward(&run, &latents, timestep, &prepared).unwrap();
+                let golden = format!("{stem}.{scale:?}.output");
+                row.add(&golden, goldens.compare(&golden, &nchw(&output)));
+            }
+        }
+        row.print();
+    }
+}
+
+#[test]
+fn lora_scale_zero_changes_not_a_bit() {
+    let parts = parts("base");
+    let unet = Unet::load(&parts.unet.0, &parts.unet.1).unwrap();
+    let inputs = Goldens::open("unet_base");
+    let own = root().join("crates/demo/model/wrong-lora.safetensors");
+    let loras = [(LoraFile::open(&own).unwrap(), 0.0)];
+    let (adapters, applied) = attach(&loras, &Targets::of(&parts)).unwrap();
+    assert_eq!(applied[0].applied, applied[0].total);
+    let output = |adapters: &LayerAdapters| {
+        let run = Run::new(Ops::Cpu, adapters);
+        let prepared = unet
+            .prepare(
+                &run,
+                &inputs.tensor("input.encoder_hidden_states"),
+                &inputs.tensor("input.text_embeds"),
+                &inputs.tensor("input.time_ids"),
+            )
+            .unwrap();
+        let latents = nhwc(&inputs.tensor("input.latents"));
+        let output = unet.forward(&run, &latents, 501.0, &prepared).unwrap();
+        output.flatten_all().unwrap().to_vec1::<f32>().unwrap()
+    };
+    let bits = |values: Vec<f32>| values.into_iter().map(f32::to_bits).collect::<Vec<_>>();
+    assert_eq!(bits(output(&adapters.unet)), bits(output(&LayerAdapters::default())));
+}
+
+#[test]
+fn a_fused_operation_refuses_a_tensor_that_tracks_gradients() {
+    let parts = parts("base");
+    let (config, weights) = parts.vae.as_ref().unwrap();
+    let vae = Vae::load(config, weights).unwrap();
+    let latents = Tensor::zeros((1, 2, 2, 4), candle_core::DType::F32, &Device::Cpu).unwrap();
+    let latents = candle_core::Var::from_tensor(&latents).unwrap();
+    let none = LayerAdapters::default();
+    let decoded = |ops| vae.decode(&Run::new(ops, &none), latents.as_tensor());
+    let error = decoded(Ops::Cpu).unwrap_err().to_string();
+    assert!(error.contains("tracks gradients"), "{error}");
+    let gradients = decoded(Ops::Reference).unwrap().sum_all().unwrap().backward().unwrap();
+    let gradient = gradients.get(latents.as_tensor()).unwrap();
+    let size = gradient.abs().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap();
+    assert!(size > 0.0, "the reference path must carry gradients");
 }

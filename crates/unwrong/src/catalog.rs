@@ -159,7 +159,10 @@ impl Opened {
         match self.beside.iter().find(|folder| folder.exists(name)) {
             Some(folder) => Ok(LoraFile::open_in(folder, name)?),
             None => Err(Error::Request {
-                problem: format!("`{}` has no wrong-LoRA: `{name}` is not beside it", self.base.name),
+                problem: format!(
+                    "`{}` has no wrong-LoRA: `{name}` is not beside it",
+                    self.base.name
+                ),
                 hint: Some("name one with `--wrong-lora`".to_owned()),
             }),
         }

@@ -15,11 +15,12 @@ const WRONG_SCALE: f64 = 1.0;
 /// `wrong` as the negative prompt. Both share the seed. A negative prompt of the user's is in
 /// both, so that what differs is the method alone; his other LoRAs are, too.
 #[must_use]
-pub fn compare_requests(request: &GenerateRequest, defaults: &ModelDefaults) -> [GenerateRequest; 2] {
-    let guidance_scale = request
-        .guidance_scale
-        .or(defaults.compare_guidance_scale)
-        .unwrap_or(GUIDANCE_SCALE);
+pub fn compare_requests(
+    request: &GenerateRequest,
+    defaults: &ModelDefaults,
+) -> [GenerateRequest; 2] {
+    let guidance_scale =
+        request.guidance_scale.or(defaults.compare_guidance_scale).unwrap_or(GUIDANCE_SCALE);
     let shared = GenerateRequest {
         guidance_scale: Some(guidance_scale),
         seed: request.seed.or_else(|| Some(random_seed())),
@@ -54,7 +55,8 @@ mod tests {
             wrong_lora_scale: Some(0.8),
             ..ModelDefaults::default()
         };
-        let request = GenerateRequest { guidance_scale: Some(9.0), ..GenerateRequest::new("a cat") };
+        let request =
+            GenerateRequest { guidance_scale: Some(9.0), ..GenerateRequest::new("a cat") };
         let [_, right] = compare_requests(&request, &defaults);
         assert_eq!((right.guidance_scale, right.wrong), (Some(9.0), Some(0.8)));
     }

@@ -54,7 +54,6 @@ struct Job {
     plan: Plan,
     /// Which of the distinct sets of LoRA files it uses.
     adapters: usize,
-    latents: Option<Tensor>,
     timings: Timings,
 }
 
@@ -69,11 +68,12 @@ impl Pipeline {
     ) -> Result<Vec<Generation>> {
         let (mut jobs, sets) = self.plan(requests, progress)?;
 
-        self.run_base(&mut jobs, &sets, progress)?;
-        if let Some(refiner) = &self.refiner {
-            self.run_refiner(refiner, &mut jobs, progress)?;
-        }
-        self.decode(jobs, &sets, progress)
+        let latents = self.run_base(&mut jobs, &sets, progress)?;
+        let latents = match &self.refiner {
+            Some(refiner) => self.run_refiner(refiner, &mut jobs, latents, progress)?,
+            None => latents,
+        };
+        self.decode(jobs, latents, &sets, progress)
     }
 
     /// Checks everything, opens the LoRA files; no weight is read before this is done.
@@ -89,21 +89,19 @@ impl Pipeline {
             let plans =
                 Plan::expand(request, self.defaults(), self.native_size(), self.refiner.is_some())?;
             let key = (&request.loras[..], request.wrong, &request.wrong_lora);
-            let adapters = match keys.iter().position(|known| *known == key) {
-                Some(known) => known,
-                None => {
-                    let set = self.adapters(request)?;
-                    announce_loras(&set.applied, progress)?;
-                    keys.push(key);
-                    sets.push(set);
-                    sets.len() - 1
-                }
-            };
+            let known = keys.iter().position(|known| *known == key);
+            let adapters = known.unwrap_or(sets.len());
+            if known.is_none() {
+                let set = self.adapters(request)?;
+                announce_loras(&set.applied, progress)?;
+                keys.push(key);
+                sets.push(set);
+            }
             for warning in plans.first().map(warnings).unwrap_or_default() {
                 announce(progress, Event::Warning { message: &warning })?;
             }
             for plan in plans {
-                jobs.push(Job { plan, adapters, latents: None, timings: Timings::default() });
+                jobs.push(Job { plan, adapters, timings: Timings::default() });
             }
         }
         Ok((jobs, sets))
@@ -114,8 +112,9 @@ impl Pipeline {
         jobs: &mut [Job],
         sets: &[AdapterSet],
         progress: &mut dyn Progress,
-    ) -> Result<()> {
+    ) -> Result<Vec<Tensor>> {
         let pictures = jobs.len();
+        let mut finished = Vec::with_capacity(pictures);
         let mut ready: Option<Ready> = None;
         for (picture, job) in jobs.iter_mut().enumerate() {
             let set = &sets[job.adapters];
@@ -141,24 +140,25 @@ impl Pipeline {
             let place = Place { part: Part::Base, picture, pictures };
             let mut watch = watch(progress, &mut job.timings, place);
             let latents = euler(&denoiser, latents, &high_noise, &mut watch)?;
-            job.latents = Some(finite(latents, "the latents after the base")?);
+            finished.push(finite(latents, "the latents after the base")?);
         }
-        Ok(())
+        Ok(finished)
     }
 
     fn run_refiner(
         &self,
         refiner: &Stage,
         jobs: &mut [Job],
+        latents: Vec<Tensor>,
         progress: &mut dyn Progress,
-    ) -> Result<()> {
+    ) -> Result<Vec<Tensor>> {
         let pictures = jobs.len();
+        let mut finished = Vec::with_capacity(pictures);
         let mut ready: Option<Ready> = None;
-        for (picture, job) in jobs.iter_mut().enumerate() {
+        for (picture, (job, latents)) in jobs.iter_mut().zip(latents).enumerate() {
             let (_, low_noise) = self.schedules(&job.plan)?;
-            let Some(latents) = job.latents.take() else { continue };
             if low_noise.is_empty() {
-                job.latents = Some(latents);
+                finished.push(latents);
                 continue;
             }
             let run = self.run(&self.none);
@@ -180,9 +180,9 @@ impl Pipeline {
             let place = Place { part: Part::Refiner, picture, pictures };
             let mut watch = watch(progress, &mut job.timings, place);
             let latents = euler(&denoiser, latents, &low_noise, &mut watch)?;
-            job.latents = Some(finite(latents, "the latents after the refiner")?);
+            finished.push(finite(latents, "the latents after the refiner")?);
         }
-        Ok(())
+        Ok(finished)
     }
 
     /// What base or refiner is told about the first picture of a request.
@@ -209,15 +209,15 @@ impl Pipeline {
     fn decode(
         &self,
         jobs: Vec<Job>,
+        latents: Vec<Tensor>,
         sets: &[AdapterSet],
         progress: &mut dyn Progress,
     ) -> Result<Vec<Generation>> {
         let pictures = jobs.len();
         let mut generations = Vec::with_capacity(pictures);
-        for (picture, mut job) in jobs.into_iter().enumerate() {
+        for (picture, (mut job, latents)) in jobs.into_iter().zip(latents).enumerate() {
             announce(progress, Event::Phase { phase: Phase::Decode, picture, pictures })?;
             let started = Instant::now();
-            let latents = job.latents.take().ok_or(Error::Cancelled)?;
             let latents = latents.permute((0, 2, 3, 1))?.contiguous()?; // [B, H, W, C]
             let decoded = self.vae.decode(&self.run(&self.none), &latents)?;
             let pixels = Pixels::from_tensor(&finite(decoded, "the decoded pixels")?)?;

@@ -26,7 +26,8 @@ impl Identity {
     /// Starts to hash what was opened.
     pub(crate) fn start(opened: &Opened) -> Self {
         let base = (opened.name.clone(), opened.base.unet.1.clone());
-        let refiner = opened.refiner.as_ref().map(|parts| (parts.name.clone(), parts.unet.1.clone()));
+        let refiner =
+            opened.refiner.as_ref().map(|parts| (parts.name.clone(), parts.unet.1.clone()));
         let vae = opened.vae.as_ref().map(|(name, vae)| (name.clone(), vae.weights.clone()));
         let hashing = std::thread::spawn(move || EmbeddedModels {
             base: identify(base),
@@ -43,7 +44,8 @@ impl Identity {
         loras: &[EmbeddedLora],
     ) -> Result<EmbeddedRequest> {
         let models = self.models()?.clone();
-        let named = |lora: &LoraRequest| LoraRequest { path: file_name(&lora.path), ..lora.clone() };
+        let named =
+            |lora: &LoraRequest| LoraRequest { path: file_name(&lora.path), ..lora.clone() };
         let request = GenerateRequest {
             model: Some(models.base.name.clone()),
             refiner: alone.refiner.as_deref().map(file_name),

@@ -1,4 +1,18 @@
 //! Request to picture: SDXL base, refiner and LoRA in one library.
+//!
+//! A [`GenerateRequest`] is what the user wrote; [`Pipeline::open`] finds the files it names and
+//! reads their headers; [`Pipeline::generate`] runs it. One request goes straight down:
+//!
+//! | # | stage | in → out | where |
+//! |---|---|---|---|
+//! | 1 | validate | request → [`Plan`](plan::Plan) | [`plan`] |
+//! | 2–4 | parse, tokenize, encode | text → [`Conditioning`](encode::Conditioning) | [`encode`] |
+//! | 5 | schedule | steps, split → [`Schedule`](schedule::Schedule) per model | [`schedule`] |
+//! | 6 | noise | seed → latents `[1, 4, H/8, W/8]` | [`noise`] |
+//! | 7–8 | denoise | base, then refiner | [`sampler`] |
+//! | 9 | decode | latents → [`Pixels`](picture::Pixels) | [`generate`] |
+//! | 10 | write | pixels → file, the request inside | [`picture`] |
+
 pub mod catalog;
 pub mod compare;
 mod denoiser;
@@ -15,5 +29,9 @@ pub mod request;
 pub mod sampler;
 pub mod schedule;
 
+pub use catalog::Catalog;
+pub use compare::compare_requests;
 pub use error::{Error, Result};
+pub use generate::Generation;
+pub use pipeline::{Options, Pipeline};
 pub use request::GenerateRequest;

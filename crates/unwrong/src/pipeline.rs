@@ -175,9 +175,11 @@ impl Pipeline {
 impl Stage {
     fn base(opened: &Opened) -> Result<Self> {
         let parts = &opened.base;
-        let (config, weights) = parts.text_encoder.as_ref().ok_or_else(|| no_part(opened, "first text encoder"))?;
+        let (config, weights) =
+            parts.text_encoder.as_ref().ok_or_else(|| no_part(opened, "first text encoder"))?;
         let first = TextEncoder::load(config, weights)?;
-        let (config, weights) = parts.text_encoder_2.as_ref().ok_or_else(|| no_part(opened, "second text encoder"))?;
+        let (config, weights) =
+            parts.text_encoder_2.as_ref().ok_or_else(|| no_part(opened, "second text encoder"))?;
         let second = TextEncoder::load(config, weights)?;
         let (config, weights) = &parts.unet;
         Ok(Self {

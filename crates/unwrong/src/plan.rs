@@ -16,8 +16,6 @@ const GUIDANCE_SCALE: f64 = 7.5;
 const HIGH_NOISE_FRACTION: f64 = 0.8;
 const AESTHETIC_SCORE: f64 = 6.0;
 const NEGATIVE_AESTHETIC_SCORE: f64 = 2.5;
-/// The word the wrong-LoRA is trained on.
-pub const WRONG: &str = "wrong";
 
 /// One picture to make.
 #[derive(Debug, Clone)]
@@ -154,7 +152,10 @@ impl Plan {
             };
             Self {
                 prompt: request.prompt.clone(),
-                negative_prompt: negative_prompt(request),
+                negative_prompt: match request.full_negative_prompt() {
+                    Some(text) => NegativePrompt::Text(text),
+                    None => NegativePrompt::Absent,
+                },
                 seed,
                 steps: steps as usize,
                 guidance_scale,
@@ -168,17 +169,6 @@ impl Plan {
             }
         };
         Ok((0..request.count.unwrap_or(1)).map(plan).collect())
-    }
-}
-
-fn negative_prompt(request: &GenerateRequest) -> NegativePrompt {
-    match (request.wrong, &request.negative_prompt) {
-        (None, None) => NegativePrompt::Absent,
-        (None, Some(text)) => NegativePrompt::Text(text.clone()),
-        (Some(_), Some(text)) if !text.trim().is_empty() => {
-            NegativePrompt::Text(format!("{WRONG}, {text}"))
-        }
-        (Some(_), _) => NegativePrompt::Text(WRONG.to_owned()),
     }
 }
 
@@ -225,6 +215,7 @@ pub(crate) fn random_seed() -> u64 {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use super::*;
 
@@ -277,8 +268,7 @@ mod tests {
     fn a_fraction_without_a_refiner_is_refused() {
         let request =
             GenerateRequest { high_noise_fraction: Some(0.8), ..GenerateRequest::new("a cat") };
-        let error =
-            Plan::expand(&request, &ModelDefaults::default(), NATIVE, false).unwrap_err();
+        let error = Plan::expand(&request, &ModelDefaults::default(), NATIVE, false).unwrap_err();
         assert!(error.to_string().contains("no refiner"), "{error}");
     }
 
@@ -294,8 +284,7 @@ mod tests {
         // One negative size alone does not count for the base …
         assert_eq!(conditions.base(), [positive.clone(), positive]);
         // … but does for the refiner, whose negative crop has its own default.
-        let expected =
-            [vec![768.0, 1024.0, 5.0, 7.0, 6.0], vec![256.0, 512.0, 0.0, 0.0, 2.5]];
+        let expected = [vec![768.0, 1024.0, 5.0, 7.0, 6.0], vec![256.0, 512.0, 0.0, 0.0, 2.5]];
         assert_eq!(conditions.refiner(true), expected);
     }
 }

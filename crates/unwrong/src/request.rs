@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 pub const MAX_PROMPT_BYTES: usize = 16 * 1024;
 
 /// The word the wrong-LoRA is trained on.
-const WRONG: &str = "wrong";
+pub const WRONG: &str = "wrong";
 
 /// Most pictures in one request.
 pub const MAX_COUNT: u32 = 10_000;

@@ -4,7 +4,7 @@
 //! `cargo test --release -p unwrong --test parity -- --nocapture --test-threads 1` prints the
 //! table; `UNWRONG_OPS=reference` before it checks the plain operations.
 
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic and print")]
 
 #[path = "../../models/tests/common/mod.rs"]
 mod common;
@@ -18,7 +18,7 @@ use unwrong::catalog::Catalog;
 use unwrong::encode::Conditioning;
 use unwrong::pipeline::{Options, Pipeline};
 use unwrong::progress::{Event, Part};
-use unwrong::request::{Crop, GenerateRequest, Size};
+use unwrong::request::{Crop, GenerateRequest, LoraRequest, Size};
 
 use common::{Goldens, Row, root};
 
@@ -73,6 +73,34 @@ fn embeddings_equal_compel() {
 }
 
 #[test]
+fn loras_on_the_text_encoders_give_the_embeddings_of_diffusers() {
+    let goldens = Goldens::open("lora");
+    let mut row = Row::new("embeddings with LoRA", EMBEDDINGS);
+    let prompt = goldens.fact("prompt").as_str().unwrap();
+    for (name, facts) in goldens.fact("files").as_object().unwrap() {
+        for scale in goldens.fact("scales").as_array().unwrap() {
+            let scale = scale.as_f64().unwrap();
+            let stem = format!("{}.{scale:?}", facts["golden"].as_str().unwrap());
+            if !goldens.has(&format!("{stem}.prompt_embeds")) {
+                continue;
+            }
+            let path = root().join(format!("parity/goldens/{name}.safetensors"));
+            let lora = LoraRequest { path: path.display().to_string(), scale };
+            let request = GenerateRequest { loras: vec![lora], ..GenerateRequest::new(prompt) };
+            let pair = pipeline(&request).condition(&request, Part::Base).unwrap();
+            for (what, tensor) in [
+                ("prompt_embeds", &pair.positive.prompt_embeds),
+                ("pooled_embeds", &pair.positive.pooled_embeds),
+            ] {
+                let golden = format!("{stem}.{what}");
+                row.add(&golden, goldens.compare(&golden, tensor));
+            }
+        }
+    }
+    row.print();
+}
+
+#[test]
 fn pictures_equal_diffusers_from_the_first_step_to_the_pixels() {
     let goldens = Goldens::open("picture");
     for (name, facts) in goldens.fact("pictures").as_object().unwrap() {
@@ -118,7 +146,11 @@ fn pictures_equal_diffusers_from_the_first_step_to_the_pixels() {
         let mean = differences.iter().sum::<f64>() / differences.len() as f64;
         let within = differences.iter().filter(|d| **d <= 2.0).count() as f64;
         let within = within / differences.len() as f64;
-        println!("| picture {name}, pixels | {} | mean {mean:.4} of 255 | {:.3} % within 2 |", differences.len(), 100.0 * within);
+        println!(
+            "| picture {name}, pixels | {} | mean {mean:.4} of 255 | {:.3} % within 2 |",
+            differences.len(),
+            100.0 * within
+        );
         assert!(mean < 0.5, "{name}: mean pixel difference {mean}");
         assert!(within >= 0.999, "{name}: only {within} of the pixels are within 2");
     }
@@ -145,7 +177,7 @@ fn request(facts: &Value) -> GenerateRequest {
             height: number("height").unwrap() as u32,
         }),
         loras: number("lora_scale")
-            .map(|scale| unwrong::request::LoraRequest {
+            .map(|scale| LoraRequest {
                 path: root().join("crates/demo/model/wrong-lora.safetensors").display().to_string(),
                 scale,
             })

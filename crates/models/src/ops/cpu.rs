@@ -79,7 +79,8 @@ pub(super) fn conv2d(
             per_image: per_image.map(|v| v.values),
             residual: residual.map(|r| r.values),
         };
-        let (mut y, out) = kernels::conv2d(x.values, dims, &conv(matrix(product.weight)), &epilogue);
+        let (mut y, out) =
+            kernels::conv2d(x.values, dims, &conv(matrix(product.weight)), &epilogue);
         for term in low_rank {
             let none = kernels::ConvEpilogue::default();
             let (hidden, [b, h, w, _]) =
@@ -226,9 +227,9 @@ where
         a: Input<'_>,
         b: Option<Input<'_>>,
         c: Option<Input<'_>>,
-    ) -> candle_core::Result<(CpuStorage, Shape)> {
+    ) -> (CpuStorage, Shape) {
         let (values, dims) = (self.kernel)(a, b, c);
-        Ok((CpuStorage::F32(values), Shape::from(dims)))
+        (CpuStorage::F32(values), Shape::from(dims))
     }
 }
 
@@ -249,7 +250,7 @@ where
     }
 
     fn cpu_fwd(&self, s: &CpuStorage, l: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
-        self.call(input(s, l)?, None, None)
+        Ok(self.call(input(s, l)?, None, None))
     }
 }
 
@@ -269,11 +270,9 @@ where
         l2: &Layout,
     ) -> candle_core::Result<(CpuStorage, Shape)> {
         let second = Some(input(s2, l2)?);
-        if self.swap {
-            self.call(input(s1, l1)?, None, second)
-        } else {
-            self.call(input(s1, l1)?, second, None)
-        }
+        let first = input(s1, l1)?;
+        let (b, c) = if self.swap { (None, second) } else { (second, None) };
+        Ok(self.call(first, b, c))
     }
 }
 
@@ -294,6 +293,6 @@ where
         s3: &CpuStorage,
         l3: &Layout,
     ) -> candle_core::Result<(CpuStorage, Shape)> {
-        self.call(input(s1, l1)?, Some(input(s2, l2)?), Some(input(s3, l3)?))
+        Ok(self.call(input(s1, l1)?, Some(input(s2, l2)?), Some(input(s3, l3)?)))
     }
 }

@@ -195,7 +195,7 @@ fn matmul(x: &Tensor, m: &Tensor) -> Result<Tensor> {
     Ok(x.reshape(((), width))?.matmul(m)?.reshape(shape)?)
 }
 
-fn product_weight<'a>(product: Product<'a>) -> &'a FrozenWeight {
+fn product_weight(product: Product<'_>) -> &FrozenWeight {
     product.adapter.and_then(|adapter| adapter.overlay.as_ref()).unwrap_or(product.weight)
 }
 

@@ -56,12 +56,7 @@ impl Transformer {
     }
 
     /// `x`: `[B, H, W, C]`.
-    pub(crate) fn forward(
-        &self,
-        run: &Run<'_>,
-        x: &Tensor,
-        prepared: &Prepared,
-    ) -> Result<Tensor> {
+    pub(crate) fn forward(&self, run: &Run<'_>, x: &Tensor, prepared: &Prepared) -> Result<Tensor> {
         let (batch, height, width, channels) = x.dims4()?;
         let hidden = self.norm.group(run, x, self.groups)?;
         let hidden = hidden.reshape((batch, height * width, channels))?; // [B, T, C]
