@@ -4,6 +4,7 @@
 
 mod errors;
 mod files;
+mod library;
 mod pictures;
 mod readme;
 mod tokens;

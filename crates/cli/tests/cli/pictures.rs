@@ -76,6 +76,28 @@ fn what_is_given_beside_a_picture_wins() {
 }
 
 #[test]
+fn a_lora_of_a_picture_is_found_beside_it_or_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let lora = Path::new(env!("CARGO_MANIFEST_DIR")).join("../demo/model/wrong-lora.safetensors");
+    fs::create_dir(folder.path().join("loras")).unwrap();
+    fs::copy(&lora, folder.path().join("loras/style.safetensors")).unwrap();
+    let arguments =
+        ["a cat", "--seed", "1", "--lora", "loras/style.safetensors:0.5", "-o", "cats/cat.png"];
+    generate(folder.path(), &arguments).done();
+
+    let from = ["generate", "--from", "cats/cat.png", "-o", "again.png"];
+    let run = unwrong(folder.path(), &from);
+    assert_eq!(run.code, Some(1), "{}", run.stderr);
+    assert!(run.stderr.contains("`style.safetensors`"), "{}", run.stderr);
+    assert!(run.stderr.contains("hint: say where it is with `--lora`"), "{}", run.stderr);
+
+    fs::copy(&lora, folder.path().join("cats/style.safetensors")).unwrap();
+    unwrong(folder.path(), &from).done();
+    let bytes = |name: &str| fs::read(folder.path().join(name)).unwrap();
+    assert!(bytes("cats/cat.png") == bytes("again.png"), "the bytes differ");
+}
+
+#[test]
 fn metadata_prints_the_request() {
     let folder = tempfile::tempdir().unwrap();
     generate(folder.path(), &["a cat", "--wrong", "--seed", "7", "-o", "cat.png"]).done();
