@@ -94,16 +94,26 @@ pub(crate) fn settle_seed(request: &mut GenerateRequest) -> Result<()> {
     Ok(())
 }
 
-/// Limits the worker threads of the process.
+/// More workers than this only wait for each other; tens of thousands stop the machine.
+const MOST_THREADS: usize = 256;
+
+/// Starts the worker threads: as many as asked for, by flag or by rayon's own variable.
 fn use_threads(threads: Option<usize>) -> Result<()> {
-    match threads {
-        None => Ok(()),
-        Some(0) => Err(wrong_request("`threads` is 0, expected 1 or more", "leave it out for all")),
-        Some(threads) => rayon::ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .build_global()
-            .context("cannot start the worker threads"),
+    if let Some(threads) = threads
+        && !(1..=MOST_THREADS).contains(&threads)
+    {
+        return Err(wrong_request(
+            format!("`threads` is {threads}, expected 1 to {MOST_THREADS}"),
+            "leave it out for all processors",
+        ));
     }
+    let variable = std::env::var("RAYON_NUM_THREADS").ok().and_then(|text| text.parse().ok());
+    // 0 lets rayon choose: one per processor.
+    let threads = threads.or(variable).unwrap_or(0).min(MOST_THREADS);
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .build_global()
+        .context("cannot start the worker threads")
 }
 
 fn options(device: Device) -> Result<Options> {
