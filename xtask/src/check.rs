@@ -8,7 +8,7 @@ use crate::{cargo, root, run};
 
 /// Which of our crates each of our crates may depend on; `docs/architecture.md` says why.
 const BOUNDARIES: &[(&str, &[&str])] = &[
-    ("cli", &["unwrong", "unwrong-demo"]),
+    ("cli", &["unwrong", "unwrong-demo", "unwrong-prompt"]),
     ("demo", &[]),
     ("kernels", &[]),
     ("models", &["unwrong-kernels"]),
