@@ -65,7 +65,7 @@ def main():
     arguments.add_argument("--tag", default="now")
     arguments.add_argument("--only", choices=["core", "heldout"])
     arguments = arguments.parse_args()
-    set_up_torch(0, threads=2)
+    set_up_torch(0)
     pipe = StableDiffusionXLPipeline.from_pretrained(arguments.model, torch_dtype=torch.float32, add_watermarker=False)
     pipe.set_progress_bar_config(disable=True)
     lists = {
