@@ -23,13 +23,13 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Draw a prompt.
-    #[command(after_help = GENERATE_EXAMPLES)]
+    #[command(after_help = GENERATE_EXAMPLES, allow_negative_numbers = true)]
     Generate(Box<GenerateArgs>),
     /// Draw a prompt twice, side by side: without the wrong-LoRA and with it.
     ///
     /// Right: the wrong-LoRA, and `wrong` in front of the negative prompt. All else is the same,
     /// the seed too.
-    #[command(after_help = COMPARE_EXAMPLES)]
+    #[command(after_help = COMPARE_EXAMPLES, allow_negative_numbers = true)]
     Compare(Box<CompareArgs>),
     /// Show how a prompt is read: fragments, weights, token ids.
     Tokens(TokensArgs),
@@ -124,7 +124,7 @@ pub(crate) struct ModelArgs {
 #[command(next_help_heading = "Sampling")]
 pub(crate) struct SamplingArgs {
     /// What the picture should not show.
-    #[arg(short, long, value_name = "PROMPT", allow_hyphen_values = true)]
+    #[arg(short, long, value_name = "PROMPT")]
     pub(crate) negative_prompt: Option<String>,
     /// The same seed gives the same picture [default: a random one, which is printed].
     #[arg(long, value_name = "N")]
@@ -320,7 +320,7 @@ mod tests {
             wrong: Some(0.5),
             ..GenerateRequest::new("a cat")
         };
-        let arguments = generate(&["--from", "cat.png", "--seed", "0", "-n", "-dull"]);
+        let arguments = generate(&["--from", "cat.png", "--seed", "0", "-n=-dull"]);
         let expected = GenerateRequest {
             seed: Some(0),
             negative_prompt: Some("-dull".to_owned()),

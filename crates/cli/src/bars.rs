@@ -18,6 +18,8 @@ pub(crate) struct Bars<'a> {
     bar: ProgressBar,
     on_picture: &'a mut dyn FnMut(usize, &Generation) -> Result<()>,
     failure: Option<Error>,
+    /// Place in a series whose pictures are asked for one by one, and its length.
+    series: (usize, usize),
 }
 
 impl<'a> Bars<'a> {
@@ -29,7 +31,12 @@ impl<'a> Bars<'a> {
             });
         let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
         bar.set_style(style);
-        Self { bar, on_picture, failure: None }
+        Self { bar, on_picture, failure: None, series: (0, 1) }
+    }
+
+    /// Counts as picture `picture`, from 0, of `pictures`.
+    pub(crate) fn of_series(self, picture: usize, pictures: usize) -> Self {
+        Self { series: (picture, pictures), ..self }
     }
 
     /// The error of a picture that could not be handed on, in place of "cancelled".
@@ -60,10 +67,12 @@ impl<'a> Bars<'a> {
 impl Progress for Bars<'_> {
     fn event(&mut self, event: Event<'_>) -> ControlFlow<()> {
         match event {
+            Event::Notice { .. } | Event::Warning { .. } if self.series.0 > 0 => {}
             Event::Notice { message } => self.note(message),
             Event::Warning { message } => self.note(&format!("warning: {message}")),
             Event::Phase { phase, picture, pictures } => {
-                self.begin(phase.name(), picture, pictures);
+                let (before, series) = self.series;
+                self.begin(phase.name(), before + picture, series.max(pictures));
             }
             Event::Step { step, steps, .. } => {
                 self.bar.set_length(steps as u64);

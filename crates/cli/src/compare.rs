@@ -6,7 +6,8 @@ use unwrong::generate::Generation;
 use unwrong::picture::Pixels;
 
 use crate::args::CompareArgs;
-use crate::destination::{Destination, refuse_existing};
+use crate::destination::{Destination, refuse_existing, refuse_unwritable};
+use crate::failure::wrong_request;
 use crate::interrupt;
 use crate::session::{Session, settle_seed};
 
@@ -18,6 +19,10 @@ const PARTS: [&str; 2] = ["01.png", "02.png"];
 /// The pair carries the request of its right half: that is the picture one wants again.
 pub(crate) fn run(arguments: &CompareArgs) -> Result<()> {
     let mut request = arguments.request();
+    // The comparison is about the wrong-LoRA: naming one is asking for it.
+    if request.wrong_lora.is_some() {
+        request.wrong.get_or_insert(1.0);
+    }
     request.check()?;
     let writing = &arguments.writing;
     let mut destination = Destination::new(arguments.output.as_deref(), 1, writing.force)?;
@@ -25,6 +30,15 @@ pub(crate) fn run(arguments: &CompareArgs) -> Result<()> {
     let parts = arguments.parts.as_ref().map(|folder| PARTS.map(|name| folder.join(name)));
     for part in parts.iter().flatten() {
         refuse_existing(part, writing.force)?;
+        if arguments.output.as_ref() == Some(part) {
+            return Err(wrong_request(
+                format!("`{}` is the pair and a part of it", part.display()),
+                "give the pair another name",
+            ));
+        }
+    }
+    if let Some(folder) = &arguments.parts {
+        refuse_unwritable(folder)?;
     }
 
     interrupt::listen()?;

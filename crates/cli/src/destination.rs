@@ -29,6 +29,7 @@ impl Destination {
         if !is_folder && count == 1 {
             Format::of_path(output)?;
             refuse_existing(output, force)?;
+            refuse_unwritable(output.parent().unwrap_or(Path::new("")))?;
             return Ok(Self::File(output.to_owned()));
         }
         if !is_folder && output.extension().is_some() {
@@ -37,13 +38,13 @@ impl Destination {
                 "give a folder, with a slash at its end: `-o out/`",
             ));
         }
-        if output.exists() && !output.is_dir() {
-            return Err(wrong_request(
-                format!("`{}` is a file, expected a folder", output.display()),
-                "give another name",
-            ));
-        }
+        refuse_unwritable(output)?;
         Ok(Self::Folder { path: output.to_owned(), next: next_number(output) })
+    }
+
+    /// Whether it numbers its pictures.
+    pub(crate) fn is_folder(&self) -> bool {
+        matches!(self, Self::Folder { .. })
     }
 
     /// The format of its pictures.
@@ -60,7 +61,7 @@ impl Destination {
             Self::File(path) => path.clone(),
             Self::Folder { path, next } => {
                 let name = path.join(format!("{next:05}-{seed}.png"));
-                *next += 1;
+                *next = next.saturating_add(1);
                 name
             }
         }
@@ -75,10 +76,28 @@ pub(crate) fn refuse_existing(path: &Path, force: bool) -> Result<()> {
             "give another name",
         ));
     }
-    if !force && path.exists() {
+    // A link that leads nowhere is there, too.
+    if !force && path.symlink_metadata().is_ok() {
         return Err(unwrong::Error::FileExists { path: path.to_owned() }.into());
     }
     Ok(())
+}
+
+/// Tries a file, which vanishes again, in the folder or in the nearest one that is there: an
+/// hour of work needs a place to go. Makes no folder yet.
+pub(crate) fn refuse_unwritable(folder: &Path) -> Result<()> {
+    // Without a slash at the end: a file is there under its name only.
+    let folder = folder.components().as_path();
+    let parents = folder.ancestors().filter(|parent| !parent.as_os_str().is_empty());
+    let there = parents.into_iter().find(|parent| parent.symlink_metadata().is_ok());
+    let there = there.unwrap_or(Path::new("."));
+    let tried = tempfile::tempfile_in(there);
+    tried.map(drop).map_err(|error| {
+        wrong_request(
+            format!("cannot write into `{}`: {error}", there.display()),
+            "give a folder that can be written",
+        )
+    })
 }
 
 fn ends_with_slash(path: &Path) -> bool {
@@ -128,6 +147,31 @@ mod tests {
     fn several_pictures_do_not_fit_into_one_file() {
         let result = Destination::new(Some(Path::new("cat.png")), 2, false);
         assert!(result.is_err_and(|error| error.to_string().contains("2 pictures")));
+    }
+
+    #[test]
+    fn a_place_that_cannot_be_written_is_refused_before_any_work() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let file = folder.path().join("file");
+        fs::write(&file, "")?;
+        for output in [file.join("cat.png"), file.join("deep/er/cat.png")] {
+            assert!(Destination::new(Some(&output), 1, false).is_err(), "{}", output.display());
+        }
+        let slash = format!("{}/", file.display());
+        assert!(Destination::new(Some(Path::new(&slash)), 2, false).is_err());
+        assert!(Destination::new(Some(&folder.path().join("new/er/cat.png")), 1, false).is_ok());
+        assert!(!folder.path().join("new").exists(), "a look leaves nothing behind");
+        Ok(())
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_link_that_leads_nowhere_is_not_replaced() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let link = folder.path().join("cat.png");
+        std::os::unix::fs::symlink("nowhere", &link)?;
+        assert!(Destination::new(Some(&link), 1, false).is_err());
+        Ok(())
     }
 
     #[test]

@@ -32,6 +32,12 @@ impl Source {
     ///
     /// A picture carries names without folders: files are looked for here, and beside it.
     pub(crate) fn locate(&self, request: &mut GenerateRequest, given: &ModelArgs) -> Result<()> {
+        // The picture's split is of its own refiner.
+        if given.refiner.as_deref() == Some("none")
+            && request.high_noise_fraction == self.embedded.request.high_noise_fraction
+        {
+            request.high_noise_fraction = None;
+        }
         let models = [
             ("model", "--model", &mut request.model, given.model.is_some()),
             ("refiner", "--refiner", &mut request.refiner, given.refiner.is_some()),
@@ -54,6 +60,15 @@ impl Source {
     }
 
     fn find(&self, what: &str, flag: &str, name: &str) -> Result<String> {
+        if name.contains(['/', '\\']) {
+            return Err(wrong_request(
+                format!(
+                    "`{}` names the {what} `{name}`, expected a name without folders",
+                    self.path.display()
+                ),
+                format!("say where it is with `{flag}`"),
+            ));
+        }
         if name == DEMO || name == "none" || Path::new(name).exists() {
             return Ok(name.to_owned());
         }

@@ -29,11 +29,17 @@ pub(crate) fn run(arguments: &GenerateArgs) -> Result<()> {
         request.wrong = session.pipeline.defaults().wrong_lora_scale.or(request.wrong);
     }
     settle_seed(&mut request)?;
-    session.run(&[request], &mut |_, generation| {
-        if let Some(source) = &source {
-            source.warn_of_changes(generation, &arguments.models);
-        }
-        session.write(&destination.name(generation.plan.seed), generation)
-    })?;
+    // One after the other, so that each is safe on the disk before the next begins.
+    let first = request.seed.unwrap_or_default();
+    for picture in 0..count {
+        let seed = Some(first + u64::from(picture));
+        let alone = GenerateRequest { seed, count: None, ..request.clone() };
+        session.run_one(&alone, (picture, count), &mut |_, generation| {
+            if let (Some(source), 0) = (&source, picture) {
+                source.warn_of_changes(generation, &arguments.models);
+            }
+            session.write_into(&mut destination, generation)
+        })?;
+    }
     Ok(())
 }

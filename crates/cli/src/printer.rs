@@ -17,5 +17,28 @@ pub(crate) fn data(line: &str) -> Result<()> {
 
 /// A sentence for the person in front of the terminal, who may have closed it.
 pub(crate) fn note(text: &str) {
-    writeln!(io::stderr().lock(), "{text}").ok();
+    writeln!(io::stderr().lock(), "{}", visible(text)).ok();
+}
+
+/// Control characters made visible: a name in a file must not steer the terminal.
+fn visible(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    for character in text.chars() {
+        if character.is_control() && character != '\n' {
+            safe.extend(character.escape_default());
+        } else {
+            safe.push(character);
+        }
+    }
+    safe
+}
+
+#[cfg(test)]
+mod tests {
+    use super::visible;
+
+    #[test]
+    fn a_name_in_a_file_cannot_steer_the_terminal() {
+        assert_eq!(visible("a \u{1b}[31m\nb \u{9b}m é"), "a \\u{1b}[31m\nb \\u{9b}m é");
+    }
 }

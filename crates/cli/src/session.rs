@@ -11,6 +11,7 @@ use unwrong::{GenerateRequest, picture};
 
 use crate::args::{Device, ModelArgs, WritingArgs};
 use crate::bars::Bars;
+use crate::destination::Destination;
 use crate::failure::wrong_request;
 use crate::printer;
 use crate::report::Report;
@@ -62,6 +63,33 @@ impl<'a> Session<'a> {
         bars.explain(result)
     }
 
+    /// Runs one picture of a series; what the first has said is not said again.
+    pub(crate) fn run_one(
+        &self,
+        request: &GenerateRequest,
+        (picture, pictures): (u32, u32),
+        on_picture: &mut dyn FnMut(usize, &Generation) -> Result<()>,
+    ) -> Result<()> {
+        let mut bars = Bars::new(on_picture).of_series(picture as usize, pictures as usize);
+        let result = self.pipeline.generate(std::slice::from_ref(request), &mut bars);
+        bars.explain(result).map(drop)
+    }
+
+    /// Writes one picture under the next name; the one after where another run took that.
+    pub(crate) fn write_into(
+        &self,
+        destination: &mut Destination,
+        generation: &Generation,
+    ) -> Result<()> {
+        loop {
+            let path = destination.name(generation.plan.seed);
+            match self.write(&path, generation) {
+                Err(error) if destination.is_folder() && is_taken(&error) => {}
+                result => return result,
+            }
+        }
+    }
+
     /// Writes one picture under its name and says so.
     pub(crate) fn write(&self, path: &Path, generation: &Generation) -> Result<()> {
         let Generation { pixels, embedded, timings, plan, .. } = generation;
@@ -80,6 +108,11 @@ impl<'a> Session<'a> {
         }
         printer::data(&path.display().to_string())
     }
+}
+
+/// Whether a file of that name has appeared since it was chosen.
+fn is_taken(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(unwrong::Error::FileExists { .. }))
 }
 
 /// Draws the seed where the user gave none, and says it before the work: so an interrupted

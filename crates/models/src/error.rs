@@ -143,11 +143,30 @@ pub enum Error {
         value: String,
     },
 
+    /// `UNWRONG_ISA` names no instruction level of this machine.
+    #[error("{reason}")]
+    UnknownIsa {
+        /// What it holds and what it may hold.
+        reason: String,
+    },
+
     /// A fused operation was given a tensor that tracks gradients.
     #[error("`{op}` has no backward, but its input tracks gradients")]
     NoBackward {
         /// The operation.
         op: &'static str,
+    },
+
+    /// The UNet was given the conditioning of another model.
+    #[error(
+        "conditioning of {} features per token and {} in all, expected {} and {}",
+        found.0, found.1, expected.0, expected.1
+    )]
+    Conditioning {
+        /// Features per token, and of pooled text with sizes.
+        found: (usize, usize),
+        /// The same, as the UNet has them.
+        expected: (usize, usize),
     },
 
     /// The UNet ran with conditioning prepared for another network.

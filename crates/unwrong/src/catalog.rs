@@ -30,6 +30,13 @@ enum Place {
     File(String),
 }
 
+/// A LoRA file with what it is called and how strongly it is applied.
+pub(crate) struct NamedLora {
+    pub(crate) name: String,
+    pub(crate) file: LoraFile,
+    pub(crate) scale: f64,
+}
+
 /// The models one request names, opened as far as their headers.
 pub(crate) struct Opened {
     /// What the model is called: its name in the catalog, or the last part of its path.
@@ -137,32 +144,34 @@ impl Opened {
             .chain(self.vae.iter().map(|(_, vae)| &vae.weights))
     }
 
-    /// The LoRA files of a request with their scales, the wrong-LoRA last.
-    pub(crate) fn loras(&self, request: &GenerateRequest) -> Result<Vec<(LoraFile, f64)>> {
+    /// The LoRA files of a request with their names and scales, the wrong-LoRA last.
+    pub(crate) fn loras(&self, request: &GenerateRequest) -> Result<Vec<NamedLora>> {
         let mut loras = Vec::new();
         for lora in &request.loras {
-            loras.push((LoraFile::open(Path::new(&lora.path))?, lora.scale));
+            let file = LoraFile::open(Path::new(&lora.path))?;
+            loras.push(NamedLora { name: file_name(&lora.path), file, scale: lora.scale });
         }
         if let Some(scale) = request.wrong {
-            loras.push((self.wrong_lora(request.wrong_lora.as_deref())?, scale));
+            loras.push(self.wrong_lora(request.wrong_lora.as_deref(), scale)?);
         }
         Ok(loras)
     }
 
-    fn wrong_lora(&self, named: Option<&str>) -> Result<LoraFile> {
+    fn wrong_lora(&self, named: Option<&str>, scale: f64) -> Result<NamedLora> {
         if let Some(path) = named {
-            return Ok(LoraFile::open(Path::new(path))?);
+            let file = LoraFile::open(Path::new(path))?;
+            return Ok(NamedLora { name: file_name(path), file, scale });
         }
         let name = self.defaults.wrong_lora.as_deref().unwrap_or(WRONG_LORA);
         // The config may point from `base` to the folder above it.
         let name = name.strip_prefix("../").unwrap_or(name);
         match self.beside.iter().find(|folder| folder.exists(name)) {
-            Some(folder) => Ok(LoraFile::open_in(folder, name)?),
+            Some(folder) => {
+                let file = LoraFile::open_in(folder, name)?;
+                Ok(NamedLora { name: file_name(name), file, scale })
+            }
             None => Err(Error::Request {
-                problem: format!(
-                    "`{}` has no wrong-LoRA: `{name}` is not beside it",
-                    self.base.name
-                ),
+                problem: format!("`{}` has no wrong-LoRA: `{name}` is not beside it", self.name),
                 hint: Some("name one with `--wrong-lora`".to_owned()),
             }),
         }

@@ -198,9 +198,13 @@ impl Error {
             Self::NoRequestInPicture { .. } => {
                 Some("`unwrong metadata` prints what the picture does carry".to_owned())
             }
-            Self::NotFinite { .. } => Some(
-                "the model may overflow in half precision: try another VAE with `--vae`".to_owned(),
-            ),
+            Self::NotFinite { what } => Some(if what.contains("decoded") {
+                "the VAE may overflow: try another one with `--vae`".to_owned()
+            } else {
+                "a weight of the model or of a LoRA may be broken: try without the LoRA, or copy \
+                 the model again"
+                    .to_owned()
+            }),
             _ => None,
         }
     }
@@ -219,6 +223,7 @@ impl Error {
             | Self::UnknownFormat { .. }
             | Self::FileExists { .. }
             | Self::NotAPicture { .. }
+            | Self::SchedulerOption { .. }
             | Self::NoRequestInPicture { .. } => true,
             // A name that is not there was mistyped; a disk that fails was not.
             Self::Io { source, .. } => source.kind() == io::ErrorKind::NotFound,

@@ -13,7 +13,6 @@ use unwrong_models::unet::Prepared;
 use crate::denoiser::{GuidedUnet, is_guided};
 use crate::encode::{ConditioningPair, encode, warnings};
 use crate::error::{Error, Result};
-use crate::identity::file_name;
 use crate::noise::Noise;
 use crate::picture::{EmbeddedRequest, Pixels};
 use crate::pipeline::{AdapterSet, Pipeline, Stage, VAE_FACTOR};
@@ -86,14 +85,19 @@ impl Pipeline {
         let mut sets: Vec<AdapterSet> = Vec::new();
         let mut keys: Vec<(&[_], Option<f64>, &Option<String>)> = Vec::new();
         for request in requests {
-            let plans =
-                Plan::expand(request, self.defaults(), self.native_size(), self.refiner.is_some())?;
+            let complete = self.completed(request)?;
+            let plans = Plan::expand(
+                &complete,
+                self.defaults(),
+                self.native_size(),
+                self.refiner.is_some(),
+            )?;
             let key = (&request.loras[..], request.wrong, &request.wrong_lora);
             let known = keys.iter().position(|known| *known == key);
             let adapters = known.unwrap_or(sets.len());
             if known.is_none() {
                 let set = self.adapters(request)?;
-                announce_loras(&set.applied, progress)?;
+                announce_loras(&set, progress)?;
                 keys.push(key);
                 sets.push(set);
             }
@@ -137,6 +141,7 @@ impl Pipeline {
                 guidance_scale: job.plan.guidance_scale,
                 prediction_type: self.base.scheduler.prediction_type,
             };
+            announce(progress, Event::Phase { phase: Phase::Base, picture, pictures })?;
             let place = Place { part: Part::Base, picture, pictures };
             let mut watch = watch(progress, &mut job.timings, place);
             let latents = euler(&denoiser, latents, &high_noise, &mut watch)?;
@@ -177,6 +182,7 @@ impl Pipeline {
                 guidance_scale: job.plan.guidance_scale,
                 prediction_type: refiner.scheduler.prediction_type,
             };
+            announce(progress, Event::Phase { phase: Phase::Refine, picture, pictures })?;
             let place = Place { part: Part::Refiner, picture, pictures };
             let mut watch = watch(progress, &mut job.timings, place);
             let latents = euler(&denoiser, latents, &low_noise, &mut watch)?;
@@ -301,17 +307,13 @@ fn watch<'a>(
     }
 }
 
-fn announce_loras(applied: &[Applied], progress: &mut dyn Progress) -> Result<()> {
-    for lora in applied {
-        let message = format!(
-            "LoRA `{}`: applied {} of {} tensors",
-            file_name(&lora.path),
-            lora.applied,
-            lora.total
-        );
+fn announce_loras(set: &AdapterSet, progress: &mut dyn Progress) -> Result<()> {
+    for (lora, Applied { applied, total, unapplied, .. }) in set.embedded.iter().zip(&set.applied) {
+        let name = &lora.name;
+        let message = format!("LoRA `{name}`: applied {applied} of {total} tensors");
         announce(progress, Event::Notice { message: &message })?;
-        for unapplied in &lora.unapplied {
-            let message = format!("LoRA `{}`: {unapplied}", file_name(&lora.path));
+        for unapplied in unapplied {
+            let message = format!("LoRA `{name}`: {unapplied}");
             announce(progress, Event::Warning { message: &message })?;
         }
     }

@@ -9,9 +9,8 @@ use std::thread::JoinHandle;
 
 use sha2::{Digest, Sha256};
 use unwrong_models::files::Weights;
-use unwrong_models::lora::LoraFile;
 
-use crate::catalog::Opened;
+use crate::catalog::{NamedLora, Opened};
 use crate::error::{Error, Result};
 use crate::picture::{EmbeddedLora, EmbeddedModels, EmbeddedRequest, ModelId};
 use crate::request::{GenerateRequest, LoraRequest};
@@ -74,15 +73,18 @@ impl Identity {
 }
 
 /// Name, hash and scale of a LoRA file.
-pub(crate) fn identify_lora(file: &LoraFile, scale: f64) -> EmbeddedLora {
-    let sha256 = hex(&Sha256::digest(&**file.bytes()));
-    EmbeddedLora { name: file_name(file.path()), sha256, scale }
+pub(crate) fn identify_lora(lora: &NamedLora) -> EmbeddedLora {
+    let sha256 = hex(&Sha256::digest(&**lora.file.bytes()));
+    EmbeddedLora { name: lora.name.clone(), sha256, scale: lora.scale }
 }
 
 /// The last part of a path, as every system writes it.
 pub(crate) fn file_name(path: &str) -> String {
-    let name = Path::new(path).file_name().map(|name| name.to_string_lossy().into_owned());
-    name.unwrap_or_else(|| path.to_owned())
+    let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned());
+    // `.` and `..` have no name of their own.
+    name(Path::new(path))
+        .or_else(|| Path::new(path).canonicalize().ok().as_deref().and_then(name))
+        .unwrap_or_else(|| path.to_owned())
 }
 
 /// A model goes by the hash of its UNet's file: of a single-file checkpoint that is the hash

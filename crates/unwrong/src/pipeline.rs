@@ -3,7 +3,7 @@
 //! Opening finds every file, checks every config, key and shape, and reads no weight.
 
 use candle_core::Device;
-use unwrong_models::files::{ModelIndex, SchedulerConfig};
+use unwrong_models::files::{ModelIndex, ModelKind, ModelParts, SchedulerConfig};
 use unwrong_models::layers::Run;
 use unwrong_models::lora::{Adapters, Applied, LayerAdapters, Targets};
 use unwrong_models::ops::Ops;
@@ -27,11 +27,14 @@ pub(crate) const VAE_FACTOR: u32 = 8;
 pub struct Options {
     /// The device of all tensors.
     pub device: Device,
+    /// Which implementation of the operations; absent means the best one of the device, or what
+    /// `UNWRONG_OPS` says.
+    pub ops: Option<Ops>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { device: Device::Cpu }
+        Self { device: Device::Cpu, ops: None }
     }
 }
 
@@ -45,6 +48,8 @@ pub struct Pipeline {
     pub(crate) identity: Identity,
     pub(crate) none: LayerAdapters,
     opened: Opened,
+    /// Model, refiner and VAE as the request named them.
+    named: [Option<String>; 3],
     targets: Targets,
     warnings: Vec<String>,
 }
@@ -78,7 +83,10 @@ impl Pipeline {
         let (config, weights) = named.or(own).ok_or_else(|| no_part(&opened, "VAE"))?;
         let vae = Vae::load(config, weights)?;
         let mut pipeline = Self {
-            ops: Ops::for_device(&options.device)?,
+            ops: match options.ops {
+                Some(ops) => ops,
+                None => Ops::for_device(&options.device)?,
+            },
             device: options.device.clone(),
             identity: Identity::start(&opened),
             targets: Targets::of(&opened.base),
@@ -88,6 +96,7 @@ impl Pipeline {
             refiner,
             vae,
             opened,
+            named: names(request),
         };
         pipeline.warnings = pipeline.unused_weights();
         Ok(pipeline)
@@ -124,11 +133,29 @@ impl Pipeline {
         Size { width: side, height: side }
     }
 
+    /// The request with the names of the open models; refuses one that names others.
+    pub(crate) fn completed(&self, request: &GenerateRequest) -> Result<GenerateRequest> {
+        let same =
+            |(asked, open): (&Option<String>, &Option<String>)| asked.is_none() || asked == open;
+        if !names(request).iter().zip(&self.named).all(same) {
+            return Err(Error::Request {
+                problem: format!(
+                    "the request names other models than the open `{}`",
+                    self.opened.name
+                ),
+                hint: Some("open a pipeline for it".to_owned()),
+            });
+        }
+        let [model, refiner, vae] = self.named.clone();
+        Ok(GenerateRequest { model, refiner, vae, ..request.clone() })
+    }
+
     /// Opens the LoRA files of a request and finds the layer of every tensor.
     pub(crate) fn adapters(&self, request: &GenerateRequest) -> Result<AdapterSet> {
         let loras = self.opened.loras(request)?;
-        let (adapters, applied) = unwrong_models::lora::attach(&loras, &self.targets)?;
-        let embedded = loras.iter().map(|(file, scale)| identify_lora(file, *scale)).collect();
+        let embedded = loras.iter().map(identify_lora).collect();
+        let files: Vec<_> = loras.into_iter().map(|lora| (lora.file, lora.scale)).collect();
+        let (adapters, applied) = unwrong_models::lora::attach(&files, &self.targets)?;
         Ok(AdapterSet { adapters, applied, embedded })
     }
 
@@ -175,6 +202,7 @@ impl Pipeline {
 impl Stage {
     fn base(opened: &Opened) -> Result<Self> {
         let parts = &opened.base;
+        expect_kind(parts, ModelKind::Base, "an SDXL base")?;
         let (config, weights) =
             parts.text_encoder.as_ref().ok_or_else(|| no_part(opened, "first text encoder"))?;
         let first = TextEncoder::load(config, weights)?;
@@ -192,6 +220,7 @@ impl Stage {
 
     fn refiner(opened: &Opened) -> Result<Option<Self>> {
         let Some(parts) = &opened.refiner else { return Ok(None) };
+        expect_kind(parts, ModelKind::Refiner, "an SDXL refiner")?;
         // What a refiner folder lacks comes from the base.
         let own = parts.text_encoder_2.as_ref();
         let (config, weights) = own
@@ -206,6 +235,24 @@ impl Stage {
             encoders: vec![(Encoder::BigG, encoder)],
         }))
     }
+}
+
+fn names(request: &GenerateRequest) -> [Option<String>; 3] {
+    [request.model.clone(), request.refiner.clone(), request.vae.clone()]
+}
+
+fn expect_kind(parts: &ModelParts, kind: ModelKind, expected: &'static str) -> Result<()> {
+    if parts.kind == kind {
+        return Ok(());
+    }
+    let found = match parts.kind {
+        ModelKind::Base => "an SDXL base",
+        ModelKind::Refiner => "an SDXL refiner",
+    };
+    Err(Error::Request {
+        problem: format!("{} is {found}, expected {expected}", parts.path),
+        hint: Some("`--model` takes a base, `--refiner` a refiner or `none`".to_owned()),
+    })
 }
 
 fn no_part(opened: &Opened, part: &'static str) -> Error {

@@ -138,6 +138,13 @@ impl Plan {
         let steps = request.steps.or(defaults.steps).unwrap_or(STEPS);
         let guidance_scale =
             request.guidance_scale.or(defaults.guidance_scale).unwrap_or(GUIDANCE_SCALE);
+        // What a model's `unwrong.toml` recommends is held to the limits of a request.
+        let filled = GenerateRequest {
+            steps: Some(steps),
+            guidance_scale: Some(guidance_scale),
+            ..request.clone()
+        };
+        filled.check()?;
         let plan = |k: u32| {
             let seed = first + u64::from(k);
             // What came from defaults is written down: a default may change, a picture may not.

@@ -2,7 +2,7 @@
 //! hand-over and at the end, pixels; on both implementations of the operations.
 //!
 //! `cargo test --release -p unwrong --test parity -- --nocapture --test-threads 1` prints the
-//! table; `UNWRONG_OPS=reference` before it checks the plain operations.
+//! table.
 
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic and print")]
 
@@ -20,6 +20,8 @@ use unwrong::pipeline::{Options, Pipeline};
 use unwrong::progress::{Event, Part};
 use unwrong::request::{Crop, GenerateRequest, LoraRequest, Size};
 
+use unwrong_models::ops::Ops;
+
 use common::{Goldens, Row, root};
 
 /// Embeddings: both sides compute in f32; what is left is the order of sums.
@@ -27,18 +29,25 @@ const EMBEDDINGS: f64 = 1e-4;
 /// Latents after up to 30 steps, each of which amplifies the rounding of the last.
 const LATENTS: f64 = 2e-3;
 
-fn pipeline(request: &GenerateRequest) -> Pipeline {
+const BOTH: [Ops; 2] = [Ops::Reference, Ops::Cpu];
+
+fn pipeline(request: &GenerateRequest, ops: Ops) -> Pipeline {
     let model = root().join("crates/demo/model").display().to_string();
     let request = GenerateRequest { model: Some(model), ..request.clone() };
-    Pipeline::open(&request, &Catalog::new(), &Options::default()).unwrap()
+    let options = Options { ops: Some(ops), ..Options::default() };
+    Pipeline::open(&request, &Catalog::new(), &options).unwrap()
 }
 
 #[test]
 fn embeddings_equal_compel() {
+    BOTH.into_iter().for_each(check_embeddings);
+}
+
+fn check_embeddings(ops: Ops) {
     let goldens = Goldens::open("conditioning");
-    let pipeline = pipeline(&GenerateRequest::new(""));
-    let mut base = Row::new("embeddings, base", EMBEDDINGS);
-    let mut refiner = Row::new("embeddings, refiner", EMBEDDINGS);
+    let pipeline = pipeline(&GenerateRequest::new(""), ops);
+    let mut base = Row::new(format!("embeddings, base, {ops:?}"), EMBEDDINGS);
+    let mut refiner = Row::new(format!("embeddings, refiner, {ops:?}"), EMBEDDINGS);
     for (name, prompt) in goldens.fact("prompts").as_object().unwrap() {
         // What is not part of the syntax yet stays text here, and is interpreted there.
         if prompt["kind"] != "plain" || !prompt["error"].is_null() {
@@ -87,7 +96,7 @@ fn loras_on_the_text_encoders_give_the_embeddings_of_diffusers() {
             let path = root().join(format!("parity/goldens/{name}.safetensors"));
             let lora = LoraRequest { path: path.display().to_string(), scale };
             let request = GenerateRequest { loras: vec![lora], ..GenerateRequest::new(prompt) };
-            let pair = pipeline(&request).condition(&request, Part::Base).unwrap();
+            let pair = pipeline(&request, Ops::Cpu).condition(&request, Part::Base).unwrap();
             for (what, tensor) in [
                 ("prompt_embeds", &pair.positive.prompt_embeds),
                 ("pooled_embeds", &pair.positive.pooled_embeds),
@@ -102,12 +111,16 @@ fn loras_on_the_text_encoders_give_the_embeddings_of_diffusers() {
 
 #[test]
 fn pictures_equal_diffusers_from_the_first_step_to_the_pixels() {
+    BOTH.into_iter().for_each(check_pictures);
+}
+
+fn check_pictures(ops: Ops) {
     let goldens = Goldens::open("picture");
     for (name, facts) in goldens.fact("pictures").as_object().unwrap() {
         let request = request(facts);
-        let pipeline = pipeline(&request);
+        let pipeline = pipeline(&request, ops);
         let base_steps = facts["base_timesteps"].as_array().unwrap().len();
-        let mut row = Row::new(format!("picture {name}, latents"), LATENTS);
+        let mut row = Row::new(format!("picture {name}, latents, {ops:?}"), LATENTS);
 
         let latents = RefCell::new(Vec::<(Part, Tensor)>::new());
         let mut progress = |event: Event<'_>| {
@@ -147,7 +160,7 @@ fn pictures_equal_diffusers_from_the_first_step_to_the_pixels() {
         let within = differences.iter().filter(|d| **d <= 2.0).count() as f64;
         let within = within / differences.len() as f64;
         println!(
-            "| picture {name}, pixels | {} | mean {mean:.4} of 255 | {:.3} % within 2 |",
+            "| picture {name}, pixels, {ops:?} | {} | mean {mean:.4} of 255 | {:.3} % within 2 |",
             differences.len(),
             100.0 * within
         );

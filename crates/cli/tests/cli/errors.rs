@@ -136,3 +136,51 @@ fn the_wrong_lora_without_wrong_is_refused() {
     let stderr = refused(folder.path(), &["generate", "a cat", "--wrong-lora", "w.safetensors"]);
     assert!(stderr.contains("hint: give `wrong`"), "{stderr}");
 }
+
+#[test]
+fn a_base_is_no_refiner_and_a_refiner_no_base() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../demo/model");
+    let part = |name: &str| model.join(name).display().to_string();
+    let stderr = refused(folder.path(), &["generate", "a cat", "--refiner", &part("base")]);
+    assert!(stderr.contains("is an SDXL base, expected an SDXL refiner"), "{stderr}");
+    let stderr = refused(folder.path(), &["generate", "a cat", "--model", &part("refiner")]);
+    assert!(stderr.contains("is an SDXL refiner, expected an SDXL base"), "{stderr}");
+}
+
+#[test]
+fn too_many_threads_are_refused_before_they_stop_the_machine() {
+    let folder = tempfile::tempdir().unwrap();
+    for threads in ["0", "257", "18446744073709551615"] {
+        let stderr = refused(folder.path(), &["generate", "a cat", "--threads", threads]);
+        assert!(stderr.contains("expected 1 to 256"), "{stderr}");
+    }
+}
+
+#[test]
+fn a_pair_is_not_one_of_its_parts() {
+    let folder = tempfile::tempdir().unwrap();
+    let stderr = refused(folder.path(), &["compare", "a cat", "--parts", "p", "-o", "p/01.png"]);
+    assert!(stderr.contains("is the pair and a part of it"), "{stderr}");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_named_pipe_is_no_picture_and_nobody_waits_for_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let made = std::process::Command::new("mkfifo").arg(folder.path().join("pipe")).status();
+    assert!(made.unwrap().success());
+    for arguments in [&["metadata", "pipe"][..], &["generate", "--from", "pipe"]] {
+        let stderr = refused(folder.path(), arguments);
+        assert!(stderr.contains("a device or a pipe"), "{stderr}");
+    }
+}
+
+#[test]
+fn a_prompt_may_start_like_a_number_but_no_flag_is_swallowed() {
+    let folder = tempfile::tempdir().unwrap();
+    let stderr = refused(folder.path(), &["generate", "a cat", "-n", "--seed", "1"]);
+    assert!(stderr.contains("--negative-prompt"), "{stderr}");
+    let stderr = refused(folder.path(), &["generate", "a cat", "--steps", "-1"]);
+    assert!(stderr.contains("-1"), "{stderr}");
+}

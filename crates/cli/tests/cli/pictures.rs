@@ -269,3 +269,34 @@ fn an_interrupt_leaves_nothing_behind() {
     assert_eq!(child.wait().unwrap().code(), Some(130));
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
 }
+
+#[test]
+fn compare_takes_a_wrong_lora_of_ones_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let lora = Path::new(env!("CARGO_MANIFEST_DIR")).join("../demo/model/wrong-lora.safetensors");
+    fs::copy(lora, folder.path().join("mine.safetensors")).unwrap();
+    let arguments = ["compare", "a cat", "--wrong-lora", "mine.safetensors", "-o", "pair.png"];
+    let run = unwrong(folder.path(), &[&arguments[..], &SMALL[..]].concat()).done();
+    assert!(run.stderr.contains("`mine.safetensors`: applied"), "{}", run.stderr);
+    assert_eq!(read(&folder.path().join("pair.png")).size, (128, 64));
+}
+
+#[test]
+fn a_picture_can_be_repeated_without_its_refiner() {
+    let folder = tempfile::tempdir().unwrap();
+    generate(folder.path(), &["a cat", "--seed", "1", "-o", "both.png"]).done();
+    let alone = ["generate", "--from", "both.png", "--refiner", "none", "-o", "alone.png"];
+    unwrong(folder.path(), &alone).done();
+    let pixels = |name: &str| read(&folder.path().join(name));
+    assert!(pixels("both.png") != pixels("alone.png"), "the refiner changes nothing");
+}
+
+#[test]
+fn what_a_series_says_is_said_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let series = ["(a cat", "--wrong", "--seed", "1", "--count", "3", "-o", "out/"];
+    let run = generate(folder.path(), &series).done();
+    assert_eq!(run.stderr.matches("stays text").count(), 1, "{}", run.stderr);
+    assert_eq!(run.stderr.matches("applied").count(), 1, "{}", run.stderr);
+    assert_eq!(run.stderr.matches("seed ").count(), 3, "{}", run.stderr);
+}

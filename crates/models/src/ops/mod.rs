@@ -27,7 +27,10 @@ pub enum Ops {
 
 impl Ops {
     /// The best implementation for a device; `UNWRONG_OPS=reference` forces the plain one.
+    ///
+    /// Says so where `UNWRONG_ISA` asks the kernels for instructions this machine lacks.
     pub fn for_device(device: &Device) -> Result<Self> {
+        unwrong_kernels::Isa::from_environment().map_err(|reason| Error::UnknownIsa { reason })?;
         let best = if device.is_cpu() { Self::Cpu } else { Self::Reference };
         match std::env::var("UNWRONG_OPS").as_deref() {
             Err(_) | Ok("" | "cpu") => Ok(best),

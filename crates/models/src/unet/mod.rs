@@ -98,8 +98,14 @@ impl Unet {
         pooled_embeds: &Tensor,
         time_ids: &Tensor,
     ) -> Result<Prepared> {
-        let batch = time_ids.dim(0)?;
+        let (batch, ids) = time_ids.dims2()?;
         let width = self.config.addition_time_embed_dim;
+        let found = (prompt_embeds.dim(2)?, pooled_embeds.dim(1)? + ids * width);
+        let config = &self.config;
+        let expected = (config.cross_attention_dim, config.projection_class_embeddings_input_dim);
+        if found != expected {
+            return Err(Error::Conditioning { found, expected });
+        }
         let ids = time_ids.flatten_all()?.to_vec1::<f32>()?;
         let ids = sinusoid(&ids, width, prompt_embeds.device())?.reshape((batch, ()))?;
         let added = Tensor::cat(&[pooled_embeds, &ids], D::Minus1)?;

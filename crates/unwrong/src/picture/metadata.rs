@@ -53,11 +53,15 @@ impl Metadata {
 pub fn read_metadata(path: &Path) -> Result<Metadata> {
     let cannot = |source| Error::Io { action: "read", path: path.to_owned(), source };
     let refuse = |problem: String| Error::NotAPicture { path: path.to_owned(), problem };
-    let file = File::open(path).map_err(cannot)?;
-    let about = file.metadata().map_err(cannot)?;
+    // Asked before opening: opening a named pipe would wait for a writer.
+    let about = std::fs::metadata(path).map_err(cannot)?;
     if about.is_dir() {
         return Err(refuse("it is a folder".to_owned()));
     }
+    if !about.is_file() {
+        return Err(refuse("it is a device or a pipe".to_owned()));
+    }
+    let file = File::open(path).map_err(cannot)?;
     if about.len() > MAX_FILE {
         return Err(refuse(format!("it has {} bytes, more than {MAX_FILE}", about.len())));
     }
