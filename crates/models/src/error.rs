@@ -15,7 +15,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[non_exhaustive]
 pub enum Error {
     /// The system refused to read a file.
-    #[error("cannot read {path}: {source}")]
+    #[error("cannot read {path}")]
     Io {
         /// The file.
         path: String,
@@ -230,6 +230,9 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::NotSafetensors { found, .. } => found.hint().map(str::to_owned),
+            Self::NotFound { .. } => Some(
+                "check the path; a LoRA's scale is a number after a colon: `FILE:0.8`".to_owned(),
+            ),
             Self::Truncated { .. } => Some("download or copy the file again".to_owned()),
             Self::WeightDtype { .. } => Some("use a file in f16, bf16 or f32".to_owned()),
             Self::MissingWeight { .. } => {

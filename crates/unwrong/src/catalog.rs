@@ -136,11 +136,16 @@ impl Place {
 }
 
 impl Opened {
-    /// The weights of everything that was opened.
+    /// The weights in use: not a VAE that another one replaces, nor the refiner's.
     pub(crate) fn weights(&self) -> impl Iterator<Item = &Weights> {
+        let replaced = if self.vae.is_some() { self.base.vae.as_ref() } else { None };
+        let idle = [replaced, self.refiner.as_ref().and_then(|refiner| refiner.vae.as_ref())];
         self.base
             .weights()
             .chain(self.refiner.iter().flat_map(ModelParts::weights))
+            .filter(move |weights| {
+                !idle.iter().flatten().any(|(_, idle)| std::ptr::eq(idle, *weights))
+            })
             .chain(self.vae.iter().map(|(_, vae)| &vae.weights))
     }
 

@@ -132,6 +132,10 @@ impl Pipeline {
             })?;
 
             let (high_noise, _) = self.schedules(&job.plan)?;
+            if high_noise.is_empty() {
+                let message = "the base takes no step: too few for its part of the noise";
+                announce(progress, Event::Warning { message })?;
+            }
             let latents = self.noise(&job.plan)?;
             let latents = (latents * f64::from(high_noise.initial_scale()))?;
             let denoiser = GuidedUnet {

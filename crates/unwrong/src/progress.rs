@@ -2,7 +2,7 @@
 //!
 //! The library prints nothing. The command line draws a bar from these events, the server
 //! sends them on, a test collects them; each of them may answer [`ControlFlow::Break`], and
-//! the run ends with [`Error::Cancelled`](crate::Error::Cancelled) at the next chance.
+//! the run ends with [`Error::Cancelled`] at the next chance.
 
 use std::ops::ControlFlow;
 

@@ -1,7 +1,7 @@
 //! The seam: every hot operation, with two implementations behind it.
 //!
-//! [`reference`] is plain differentiable candle operations: it runs on every device and is the
-//! oracle of the other. [`cpu`] is our kernels, as candle custom operations without a backward.
+//! `reference` is plain differentiable candle operations: it runs on every device and is the
+//! oracle of the other. `cpu` is our kernels, as candle custom operations without a backward.
 //! Networks call the functions here and never ask which one runs.
 //!
 //! Activations are f32 and `[B, H, W, C]` or `[B, T, D]`, so a convolution's output is the
