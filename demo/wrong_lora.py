@@ -1,7 +1,8 @@
 """The wrong-LoRA of the demo model.
 
     wrong_lora.py pictures                       78 wrong pictures: 13 prompts (one keyword ++++) x guidance 8..13
-    wrong_lora.py train NAME [--rate --steps]    LoRA on the base UNet's attention, prompt `wrong`
+    wrong_lora.py spoil                          240 clean pictures, blurred and dulled, in place of the 78
+    wrong_lora.py train NAME [--rate --steps] [--pictures FOLDER]   LoRA on the base UNet's attention, prompt `wrong`
     wrong_lora.py compare NAME [--guidance --scale]   pairs: left no negative, right `wrong` + LoRA; picture and figures
 
 All of it reads work/base; NAME is written to work/wrong/NAME.safetensors, pairs to work/grids.
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import StableDiffusionXLPipeline
-from PIL import Image
+from PIL import Image, ImageEnhance, ImageFilter
 
 from common import KEYWORDS, SIZE, WORK, alphas_cumprod, picture_grid, set_up_torch
 from evaluate import concept_of, measure
@@ -61,13 +62,32 @@ def make_pictures(steps):
     picture_grid([Image.open(path) for path in paths], 13, WORK / "grids/wrong_pictures.png")
 
 
-def train(name, rate, steps, batch, rank):
+def spoil(count=240):
+    """Clean training pictures made soft and dull, into work/wrong/spoilt.
+
+    The 78 wrong pictures of so small a model are mostly wrong in what they show; what a user should see less of is
+    how they look: blur, dull colours, little contrast.
+    """
+    rng = np.random.default_rng(0)
+    spec = json.loads((WORK / "pictures.json").read_text())
+    pixels = np.load(WORK / "pictures.npy", mmap_mode="r")
+    clean = [k for k, entry in enumerate(spec) if entry["kind"] == "clean"]
+    (ROOT / "spoilt").mkdir(parents=True, exist_ok=True)
+    for number, k in enumerate(rng.choice(clean, count, replace=False)):
+        picture = Image.fromarray(np.ascontiguousarray(pixels[k]))
+        picture = picture.filter(ImageFilter.GaussianBlur(rng.uniform(1.5, 4.0)))
+        picture = ImageEnhance.Color(picture).enhance(rng.uniform(0.35, 0.8))
+        picture = ImageEnhance.Contrast(picture).enhance(rng.uniform(0.65, 0.95))
+        picture.save(ROOT / f"spoilt/{number:03d}.png")
+
+
+def train(name, rate, steps, batch, rank, pictures="pictures"):
     from diffusers.utils import convert_state_dict_to_diffusers
     from peft import LoraConfig
     from peft.utils import get_peft_model_state_dict
 
     pipe, alphas = load(), alphas_cumprod()
-    paths = sorted((ROOT / "pictures").glob("*.png"))
+    paths = sorted((ROOT / pictures).glob("*.png"))
     pixels = torch.stack([torch.from_numpy(np.array(Image.open(p))).permute(2, 0, 1).float() / 127.5 - 1 for p in paths])
     with torch.no_grad():
         posterior = pipe.vae.encode(pixels).latent_dist
@@ -140,11 +160,12 @@ def compare(name, guidance, scale, steps, seeds):
 
 if __name__ == "__main__":
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("what", choices=["pictures", "train", "compare"])
+    arguments.add_argument("what", choices=["pictures", "spoil", "train", "compare"])
     arguments.add_argument("name", nargs="?")
     arguments.add_argument("--rate", type=float, default=1e-4)
     arguments.add_argument("--steps", type=int)
     arguments.add_argument("--batch", type=int, default=4)
+    arguments.add_argument("--pictures", default="pictures", help="folder in work/wrong to train on")
     arguments.add_argument("--rank", type=int, default=4)
     arguments.add_argument("--guidance", type=float, default=7.0)
     arguments.add_argument("--scale", type=float, default=1.0)
@@ -153,7 +174,10 @@ if __name__ == "__main__":
     set_up_torch(0)
     if arguments.what == "pictures":
         make_pictures(arguments.steps or 50)
+    elif arguments.what == "spoil":
+        spoil()
     elif arguments.what == "train":
-        train(arguments.name, arguments.rate, arguments.steps or 500, arguments.batch, arguments.rank)
+        steps = arguments.steps or 500
+        train(arguments.name, arguments.rate, steps, arguments.batch, arguments.rank, arguments.pictures)
     else:
         compare(arguments.name, arguments.guidance, arguments.scale, arguments.steps or 20, range(arguments.seeds))

@@ -40,7 +40,7 @@ pub(crate) enum Command {
 const GENERATE_EXAMPLES: &str = "Examples:
   unwrong generate \"a red apple, (flat)++\" --seed 7 -o apple.webp
   unwrong generate \"a yellow star\" --wrong --count 4 -o out/
-  unwrong generate --from apple.webp --steps 30 -o again.png";
+  unwrong generate --from apple.webp --steps 50 -o again.png";
 
 const COMPARE_EXAMPLES: &str = "Example:
   unwrong compare \"a red apple, (flat)++\" --seed 7 -o apple.webp";

@@ -230,9 +230,10 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::NotSafetensors { found, .. } => found.hint().map(str::to_owned),
-            Self::NotFound { .. } => Some(
+            Self::NotFound { path } if path.contains(':') => Some(
                 "check the path; a LoRA's scale is a number after a colon: `FILE:0.8`".to_owned(),
             ),
+            Self::NotFound { .. } => Some("check the path".to_owned()),
             Self::Truncated { .. } => Some("download or copy the file again".to_owned()),
             Self::WeightDtype { .. } => Some("use a file in f16, bf16 or f32".to_owned()),
             Self::MissingWeight { .. } => {

@@ -98,7 +98,12 @@ impl Catalog {
 
         let mut beside = Vec::new();
         match &place {
-            Place::Folder(folder) => beside.push(folder.clone()),
+            Place::Folder(folder) => {
+                beside.push(folder.clone());
+                // A folder of the disk: what lies next to it, too.
+                let above = if bundle.is_none() { Path::new(name).parent() } else { None };
+                beside.extend(above.map(Folder::disk));
+            }
             Place::File(path) => {
                 beside.extend(Path::new(path).parent().map(Folder::disk));
             }

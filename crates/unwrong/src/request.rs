@@ -160,7 +160,9 @@ impl GenerateRequest {
         if self.wrong_lora.is_some() && self.wrong.is_none() {
             return Err(Error::Request {
                 problem: "`wrong_lora` is given, but `wrong` is not".to_owned(),
-                hint: Some("give `wrong` as well, or name the file as an ordinary LoRA".to_owned()),
+                hint: Some(
+                    "give `--wrong` as well, or the file as an ordinary LoRA: `--lora`".to_owned(),
+                ),
             });
         }
 

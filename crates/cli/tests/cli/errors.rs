@@ -134,7 +134,7 @@ fn a_device_that_was_not_built_in_is_refused_with_the_way_out() {
 fn the_wrong_lora_without_wrong_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let stderr = refused(folder.path(), &["generate", "a cat", "--wrong-lora", "w.safetensors"]);
-    assert!(stderr.contains("hint: give `wrong`"), "{stderr}");
+    assert!(stderr.contains("hint: give `--wrong`"), "{stderr}");
 }
 
 #[test]

@@ -300,3 +300,12 @@ fn what_a_series_says_is_said_once() {
     assert_eq!(run.stderr.matches("applied").count(), 1, "{}", run.stderr);
     assert_eq!(run.stderr.matches("seed ").count(), 3, "{}", run.stderr);
 }
+
+#[test]
+fn the_wrong_lora_lies_beside_a_base_named_by_path() {
+    let folder = tempfile::tempdir().unwrap();
+    let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("../demo/model/base");
+    let base = base.display().to_string();
+    let run = generate(folder.path(), &["a cat", "--wrong", "--model", &base, "-o", "cat.png"]);
+    assert!(run.done().stderr.contains("`wrong-lora.safetensors`: applied"));
+}
