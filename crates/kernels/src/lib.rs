@@ -37,7 +37,7 @@ mod parallel;
 pub mod reference;
 mod simd;
 
-pub use attention::{AttentionShape, attention};
+pub use attention::{AttentionShape, Tokens, attention, attention_strided, attention_with_log_sum};
 pub use conv::{Conv, ConvEpilogue, conv2d};
 pub use elementwise::activate;
 pub use isa::Isa;
