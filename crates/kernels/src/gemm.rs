@@ -402,8 +402,9 @@ impl Left for Dense<'_> {
         scratch: &'a mut [f32],
     ) -> (&'a [f32], usize) {
         let depth = units.len();
-        // Far-apart rows fall on the same cache lines; copied they lie side by side.
-        if depth == self.width || reads < 4 || rows.len() < 6 {
+        // Rows whole pages apart fall on the same cache sets; copied they lie side by side.
+        let collide = (self.width * size_of::<f32>()).is_multiple_of(4096);
+        if depth == self.width || !collide || reads < 4 || rows.len() < 6 {
             return (&self.x[rows.start * self.width + units.start..], self.width);
         }
         for (row, copy) in rows.zip(scratch.chunks_exact_mut(depth)) {

@@ -532,10 +532,10 @@ fn transform_filters_body<S: Simd>(
                 let eight = line[half..].first_chunk().expect("a line has two vectors");
                 g[tap % 3][tap / 3] = s.load(eight);
             }
-            let columns = g.map(
-                #[inline(always)]
-                |g| filter_points(s, g),
-            );
+            let mut columns = [[s.splat(0.0); PATCH]; 3];
+            for x in 0..3 {
+                columns[x] = filter_points(s, g[x]);
+            }
             for y in 0..PATCH {
                 let row = [columns[0][y], columns[1][y], columns[2][y]];
                 for (x, v) in filter_points(s, row).into_iter().enumerate() {
