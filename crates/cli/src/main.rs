@@ -7,6 +7,7 @@ use clap::Parser as _;
 
 mod args;
 mod bars;
+mod bench;
 mod compare;
 mod destination;
 mod failure;
@@ -46,5 +47,6 @@ fn run(command: &Command) -> Result<()> {
         Command::Compare(arguments) => compare::run(arguments),
         Command::Tokens(arguments) => tokens::run(arguments),
         Command::Metadata(arguments) => metadata::run(arguments),
+        Command::Bench(arguments) => bench::run(arguments),
     }
 }

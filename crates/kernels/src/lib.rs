@@ -36,9 +36,10 @@ mod pack;
 mod parallel;
 pub mod reference;
 mod simd;
+mod winograd;
 
 pub use attention::{AttentionShape, Tokens, attention, attention_strided, attention_with_log_sum};
-pub use conv::{Conv, ConvEpilogue, conv2d};
+pub use conv::{Conv, ConvEpilogue, Fold, conv2d, conv2d_into};
 pub use elementwise::activate;
 pub use isa::Isa;
 pub use linear::{Epilogue, add_low_rank, linear, linear_geglu};

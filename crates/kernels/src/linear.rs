@@ -8,7 +8,7 @@ use crate::isa::{Isa, per_isa};
 use crate::math::{Activation, apply, gelu};
 use crate::matrix::Matrix;
 use crate::pack::{PANEL, Rows, pack};
-use crate::simd::{Simd, update, update_with};
+use crate::simd::{LANES, Simd, padded, update, update_with};
 
 /// What happens to a linear layer's sums before they are stored.
 ///
@@ -46,7 +46,7 @@ pub fn linear(x: &[f32], rows: usize, weight: Matrix<'_>, epilogue: &Epilogue<'_
     let memory = output.shared();
     Grid::new(rows, outputs, weight.cols).for_each(|rows, columns| {
         let start = rows.start * outputs + columns.start;
-        let target = Target { memory, start, stride: outputs };
+        let target = Target { memory, start, stride: outputs, add: false };
         let finished = |block: Range<usize>| {
             let block = rows.start + block.start..rows.start + block.end;
             // SAFETY: this task's part, complete.
@@ -108,7 +108,7 @@ pub fn linear_geglu(x: &[f32], rows: usize, weight: Matrix<'_>, bias: Option<&[f
                     gate_row(isa, sums, biases, out);
                 }
             };
-            let target = Target { memory: sums, start: 0, stride };
+            let target = Target { memory: sums, start: 0, stride, add: false };
             let virtual_columns = 2 * columns.start..2 * columns.start + stride;
             // SAFETY: the sums are this task's own.
             unsafe {
@@ -170,7 +170,7 @@ pub fn add_low_rank(
                     add_scaled(isa, y, sums, scale);
                 }
             };
-            let target = Target { memory: sums, start: 0, stride };
+            let target = Target { memory: sums, start: 0, stride, add: false };
             // SAFETY: the sums are this task's own.
             unsafe {
                 multiply(isa, (&left, &up), depth, rows.clone(), columns.clone(), target, finished);
@@ -272,6 +272,8 @@ pub(crate) struct Finish<'a> {
     pub(crate) per_image: Option<(&'a [f32], usize)>,
     pub(crate) activation: Activation,
     pub(crate) residual: Option<&'a [f32]>,
+    /// Added onto what the output holds.
+    pub(crate) accumulate: bool,
 }
 
 impl<'a> Finish<'a> {
@@ -283,7 +285,48 @@ impl<'a> Finish<'a> {
             assert_eq!(residual.len(), rows * outputs, "residual of a linear layer");
         }
         let &Epilogue { bias, activation, residual } = epilogue;
-        Self { outputs, bias, per_image: None, activation, residual }
+        Self { outputs, bias, per_image: None, activation, residual, accumulate: false }
+    }
+
+    /// Bias and per-image numbers of the eight outputs from `output` on, for one image.
+    #[inline(always)]
+    pub(crate) fn addends<S: Simd>(&self, s: S, image: usize, output: usize) -> S::V {
+        let eight = |numbers: &[f32]| match numbers.first_chunk() {
+            Some(eight) => s.load(eight),
+            None => s.load(&padded(numbers)),
+        };
+        let mut sum = s.splat(0.0);
+        if let Some(bias) = self.bias {
+            sum = s.add(sum, eight(&bias[output..]));
+        }
+        if let Some((numbers, _)) = self.per_image {
+            let numbers = &numbers[image * self.outputs..(image + 1) * self.outputs];
+            sum = s.add(sum, eight(&numbers[output..]));
+        }
+        sum
+    }
+
+    /// Stores up to eight outputs, which are numbers `at` of the whole, with what comes last:
+    /// the residual, or what the output holds. There is no activation.
+    #[inline(always)]
+    pub(crate) fn store<S: Simd>(&self, s: S, value: S::V, at: Range<usize>, out: &mut [f32]) {
+        let residual = self.residual.map(|residual| &residual[at]);
+        if let Some(eight) = out.first_chunk_mut::<LANES>() {
+            let mut value = value;
+            if let Some(residual) = residual.and_then(|numbers| numbers.first_chunk()) {
+                value = s.add(value, s.load(residual));
+            }
+            if self.accumulate {
+                value = s.add(value, s.load(eight));
+            }
+            s.store(value, eight);
+            return;
+        }
+        let values = s.lanes(value);
+        for (i, out) in out.iter_mut().enumerate() {
+            let value = values[i] + residual.map_or(0.0, |residual| residual[i]);
+            *out = if self.accumulate { value + *out } else { value };
+        }
     }
 
     /// Finishes `rows × columns` of `memory`, whose rows are `outputs` long.

@@ -165,7 +165,7 @@ fn affine(
 }
 
 per_isa! {
-    fn scale_and_shift(
+    pub(crate) fn scale_and_shift(
         x: &[f32],
         factors: &[f32],
         offsets: &[f32],

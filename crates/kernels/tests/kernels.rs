@@ -58,7 +58,7 @@ proptest! {
         let bias_values = random.numbers(2 * outputs);
         let bias = bias.then_some(bias_values.as_slice());
         let expected = reference::linear_geglu(&x, rows, weight.matrix(), bias);
-        each_isa(|| close(&linear_geglu(&x, rows, weight.matrix(), bias), &expected, 4 * inputs));
+        each_isa(|| close(&linear_geglu(&x, rows, weight.matrix(), bias), &expected, 8 * inputs));
     }
 
     #[test]
@@ -82,7 +82,7 @@ proptest! {
 
     #[test]
     fn convolution_equals_the_reference(
-        batch in 1_usize..3, h in 1_usize..10, w in 1_usize..10,
+        batch in 1_usize..3, h in 1_usize..20, w in 1_usize..20,
         channels in prop_oneof![1_usize..20, Just(41), Just(90)],
         outputs in prop_oneof![1_usize..20, Just(33)],
         kernel in prop::sample::select(vec![1_usize, 3]), stride in 1_usize..3,
@@ -105,12 +105,14 @@ proptest! {
             bias: extras[0].then_some(&bias),
             per_image: extras[1].then_some(&per_image),
             residual: extras[2].then_some(&residual),
+            accumulate: false,
         };
         let (expected, _) = reference::conv2d(&x, shape, &conv, &epilogue);
         each_isa(|| {
             let (image, found_shape) = conv2d(&x, shape, &conv, &epilogue);
             assert_eq!(found_shape, output_shape);
-            close(&image, &expected, inputs);
+            // Winograd's transforms add and subtract numbers that are larger than the result.
+            close(&image, &expected, 8 * inputs);
         });
     }
 

@@ -78,6 +78,7 @@ pub(super) fn conv2d(
             bias: bias.as_deref(),
             per_image: per_image.map(|v| v.values),
             residual: residual.map(|r| r.values),
+            accumulate: false,
         };
         let (mut y, out) =
             kernels::conv2d(x.values, dims, &conv(matrix(product.weight)), &epilogue);
