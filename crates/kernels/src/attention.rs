@@ -6,6 +6,7 @@
 //!
 //! Milakov and Gimelshein 2018, arXiv:1805.02867; Dao et al. 2022, arXiv:2205.14135.
 
+mod backward;
 mod panel;
 
 use std::f32::consts::LOG2_E;
@@ -15,7 +16,8 @@ use crate::buffer::{Output, Shared, with_scratch};
 use crate::isa::Isa;
 use crate::parallel;
 use crate::simd::prefetch;
-use panel::{Block, QUERIES, attend, finish_panel, panel_len, prepare_panel};
+pub use backward::{AttentionPass, attention_backward};
+use panel::{Block, QUERIES, attend, finish_panel, pack_lines, panel_len};
 use panel::{keys_len, pack_keys, pack_values, values_len, weights_len};
 
 /// Sizes of an attention.
@@ -224,7 +226,7 @@ impl Task<'_> {
                     if first == 0 {
                         let q_at = &q.values[start(q, token)..];
                         let scale = self.scale * LOG2_E;
-                        prepare_panel(self.isa, (q_at, q.stride), head_dim, lanes, scale, panel);
+                        pack_lines(self.isa, (q_at, q.stride), head_dim, lanes, scale, panel);
                     }
                     let block = Block {
                         keys,

@@ -23,6 +23,7 @@
 #![expect(unsafe_code, reason = "vector instructions, and threads that fill parts of one vector")]
 
 mod attention;
+mod backward;
 mod buffer;
 mod conv;
 mod elementwise;
@@ -38,7 +39,14 @@ pub mod reference;
 mod simd;
 mod winograd;
 
-pub use attention::{AttentionShape, Tokens, attention, attention_strided, attention_with_log_sum};
+pub use attention::{
+    AttentionPass, AttentionShape, Tokens, attention, attention_backward, attention_strided,
+    attention_with_log_sum,
+};
+pub use backward::{
+    GroupNormPass, activate_backward, conv2d_backward, geglu_backward, group_norm_backward,
+    layer_norm_backward, linear_backward,
+};
 pub use conv::{Conv, ConvEpilogue, Fold, conv2d, conv2d_into};
 pub use elementwise::activate;
 pub use isa::Isa;

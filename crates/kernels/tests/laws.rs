@@ -220,3 +220,96 @@ fn a_length_that_does_not_fit_is_a_bug_of_the_caller() {
     let weight = Matrix::from_f32(3, 2, &[1.0; 6]);
     let _ = linear(&[1.0; 5], 2, weight, &Epilogue::default());
 }
+
+#[test]
+fn a_gradient_of_a_layer_does_not_know_other_rows_or_images() {
+    use unwrong_kernels::{
+        GroupNormPass, conv2d_backward, group_norm_backward, layer_norm_backward, linear_backward,
+    };
+    let mut random = Random(9);
+    let (rows, inputs, outputs) = (450, 333, 640);
+    let weight = Stored::new(&mut random, 1, 1, outputs, inputs);
+    let dy = random.numbers(rows * outputs);
+    let linear = |dy: &[f32]| linear_backward(dy, dy.len() / outputs, weight.matrix());
+
+    let (batch, size, channels) = (3, 12, 96);
+    let image = size * size * channels;
+    let filters = Stored::new(&mut random, 1, 1, channels, 9 * channels);
+    let conv = |dy: &[f32], stride, upsample| {
+        let weight = filters.matrix();
+        let conv = Conv { weight, kernel: 3, stride, padding: [1; 4], upsample };
+        let shape = [1, size, size, channels];
+        let images = dy.len() / conv.output_shape(shape).iter().product::<usize>();
+        conv2d_backward(dy, &conv, [images, size, size, channels])
+    };
+
+    let x = random.numbers(batch * image);
+    let (weights, bias) = (random.numbers(channels), random.numbers(channels));
+    let group = |range: std::ops::Range<usize>, dy: &[f32]| {
+        let batch = range.len() / image;
+        let shape = GroupNormShape { batch, positions: size * size, channels, groups: 32 };
+        let (x, weight) = (&x[range], &weights);
+        let pass = GroupNormPass { x, shape, eps: 1e-5, weight, bias: &bias, silu: true };
+        group_norm_backward(&pass, dy)
+    };
+    let layer = |range: std::ops::Range<usize>, dy: &[f32]| {
+        layer_norm_backward(dy, &x[range], channels, 1e-5, &weights)
+    };
+    let dimages = random.numbers(4 * batch * image);
+    each_isa(|| {
+        let whole = on_any_threads(|| linear(&dy));
+        parts_alone(&whole, 9, |i| linear(&dy[i * 50 * outputs..(i + 1) * 50 * outputs]));
+        for (stride, upsample, length) in
+            [(1, false, image), (2, false, image / 4), (1, true, 4 * image)]
+        {
+            let dy = &dimages[..batch * length];
+            let whole = on_any_threads(|| conv(dy, stride, upsample));
+            parts_alone(&whole, batch, |i| {
+                conv(&dy[i * length..(i + 1) * length], stride, upsample)
+            });
+        }
+        let dy = &dimages[..batch * image];
+        let whole = on_any_threads(|| group(0..batch * image, dy));
+        parts_alone(&whole, batch, |i| {
+            let range = i * image..(i + 1) * image;
+            group(range.clone(), &dy[range])
+        });
+        let whole = on_any_threads(|| layer(0..batch * image, dy));
+        parts_alone(&whole, batch, |i| {
+            let range = i * image..(i + 1) * image;
+            layer(range.clone(), &dy[range])
+        });
+    });
+}
+
+#[test]
+fn gradients_of_attention_do_not_know_other_sequences() {
+    use unwrong_kernels::{AttentionPass, attention_backward, attention_with_log_sum};
+    for (query_tokens, key_tokens, heads, head_dim, causal) in
+        [(300, 77, 2, 40, false), (200, 200, 3, 64, true), (40, 900, 1, 16, false)]
+    {
+        let mut random = Random(10);
+        let batch = 2;
+        let width = heads * head_dim;
+        let [q, dout] = [(); 2].map(|()| random.numbers(batch * query_tokens * width));
+        let [k, v] = [(); 2].map(|()| random.numbers(batch * key_tokens * width));
+        let run = |range: std::ops::Range<usize>| {
+            let [queries, keys] = [query_tokens, key_tokens]
+                .map(|tokens| range.start * tokens * width..range.end * tokens * width);
+            let (q, dout) = (&q[queries.clone()], &dout[queries]);
+            let (k, v) = (&k[keys.clone()], &v[keys]);
+            let batch = range.len();
+            let shape = AttentionShape { batch, query_tokens, key_tokens, heads, head_dim };
+            let (out, log_sums) = attention_with_log_sum(q, k, v, shape, 0.2, causal);
+            let (out, log_sums) = (&out, &log_sums);
+            let pass = AttentionPass { q, k, v, out, log_sums, shape, scale: 0.2, causal };
+            attention_backward(&pass, dout)
+        };
+        each_isa(|| {
+            let _ = on_any_threads(|| run(0..batch).concat());
+            for (which, whole) in run(0..batch).iter().enumerate() {
+                parts_alone(whole, batch, |i| run(i..i + 1)[which].clone());
+            }
+        });
+    }
+}

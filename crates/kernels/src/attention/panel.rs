@@ -128,28 +128,27 @@ pub(super) fn pack_values(
 }
 
 per_isa! {
-    /// Fills a panel's queries with `scale` times the first `lanes` rows of `q`.
-    pub(super) fn prepare_panel(
+    /// Fills lines, one for each channel, with `scale` times the first `lanes` rows of `q`.
+    pub(super) fn pack_lines(
         q: (&[f32], usize),
         head_dim: usize,
         lanes: usize,
         scale: f32,
-        panel: &mut [f32],
-    ) = prepare_panel_body
+        lines: &mut [f32],
+    ) = pack_lines_body
 }
 
 #[inline(always)]
-fn prepare_panel_body<S: Simd>(
+fn pack_lines_body<S: Simd>(
     s: S,
     (q, stride): (&[f32], usize),
     head_dim: usize,
     lanes: usize,
     scale: f32,
-    panel: &mut [f32],
+    lines: &mut [f32],
 ) {
-    let panel = Panel::of(panel, head_dim);
     let factor = s.splat(scale);
-    let (lines, _) = panel.queries.as_chunks_mut::<QUERIES>();
+    let (lines, _) = lines.as_chunks_mut::<QUERIES>();
     for lane in (0..lanes).step_by(LANES) {
         // Lanes without a query repeat the last one.
         let rows: [&[f32]; LANES] = std::array::from_fn(|j| {
@@ -199,9 +198,6 @@ per_isa! {
 #[inline(always)]
 fn attend_body<S: Simd>(s: S, block: &Block<'_>, weights: &mut [f32], panel: &mut [f32]) {
     let mut panel = Panel::of(panel, block.head_dim);
-    assert!(block.keys.len() >= keys_len(block.count, block.head_dim), "keys of a block");
-    assert!(block.values.len() >= values_len(block.stride, block.head_dim), "values of a block");
-    assert!(weights.len() >= weights_len(block.count), "weights of a block");
     assert!(0 < block.count && block.count <= block.stride, "keys of a block");
     if block.lanes <= LANES {
         attend_vectors::<S, 1>(s, block, weights, &mut panel);
@@ -222,7 +218,9 @@ fn attend_vectors<S: Simd, const VECTORS: usize>(
     if !block.first {
         before = read(s, panel.greatest);
     }
-    let mut greatest = score::<S, VECTORS>(s, block, panel, weights, before);
+    let mut greatest = before;
+    let keys = (block.keys, block.count);
+    multiply_rows(s, keys, block.head_dim, panel.queries, weights, Some(&mut greatest));
     let (lines, _) = weights.as_chunks_mut::<QUERIES>();
     if let Some((query, first)) = block.causal
         && first + block.count > query + 1
@@ -239,9 +237,12 @@ fn attend_vectors<S: Simd, const VECTORS: usize>(
     let mut shrink = None;
     let mut totals = [s.splat(0.0); VECTORS];
     if !block.first {
-        let factors = std::array::from_fn(|j| exp2(s, s.sub(before[j], greatest[j])));
-        let old: [S::V; VECTORS] = read(s, panel.totals);
-        totals = std::array::from_fn(|j| s.mul(old[j], factors[j]));
+        let mut factors: [S::V; VECTORS] = read(s, panel.totals);
+        for j in 0..VECTORS {
+            let factor = exp2(s, s.sub(before[j], greatest[j]));
+            totals[j] = s.mul(factors[j], factor);
+            factors[j] = factor;
+        }
         shrink = Some(factors);
     }
     for line in &mut lines[..block.count] {
@@ -255,55 +256,62 @@ fn attend_vectors<S: Simd, const VECTORS: usize>(
     }
     write(s, greatest, panel.greatest);
     write(s, totals, panel.totals);
-    add_values::<S, VECTORS>(s, block, weights, panel, shrink);
+    let values = (block.values, block.stride, block.count);
+    add_columns(s, values, block.head_dim, weights, panel.results, shrink);
 }
 
-/// Writes the scores of the block's keys; returns the greatest of each lane, or of `greatest`.
+/// `out[row] = Σ rows[row][channel] · lines[channel]` for the first `count` rows, packed as by
+/// [`pack_keys`]; raises `greatest` to what it wrote.
 #[inline(always)]
-fn score<S: Simd, const VECTORS: usize>(
+pub(super) fn multiply_rows<S: Simd, const VECTORS: usize>(
     s: S,
-    block: &Block<'_>,
-    panel: &Panel<'_>,
-    weights: &mut [f32],
-    mut greatest: [S::V; VECTORS],
-) -> [S::V; VECTORS] {
-    let width = block.head_dim;
-    for channel in (0..width.max(1)).step_by(DEPTH) {
-        let depth = DEPTH.min(width - channel);
+    (rows, count): (&[f32], usize),
+    head_dim: usize,
+    lines: &[f32],
+    out: &mut [f32],
+    mut greatest: Option<&mut [S::V; VECTORS]>,
+) {
+    assert!(rows.len() >= keys_len(count, head_dim), "rows of a panel's product");
+    assert!(lines.len() >= head_dim * QUERIES, "lines of a panel's product");
+    for channel in (0..head_dim.max(1)).step_by(DEPTH) {
+        let depth = DEPTH.min(head_dim - channel);
         let before = (channel > 0).then(|| [s.splat(1.0); VECTORS]);
-        for first in (0..block.count).step_by(ROWS) {
-            let scores = &mut weights[first * QUERIES..];
-            let greatest = (channel + depth == width).then_some(&mut greatest);
-            // SAFETY: keys are packed to a multiple of six; there is a line of queries for each
-            // channel. That is checked in `attend_body` and by `Panel::of`.
+        for first in (0..count).step_by(ROWS) {
+            let out = &mut out[first * QUERIES..];
+            let last = channel + depth == head_dim;
+            let greatest = if last { greatest.as_deref_mut() } else { None };
+            // SAFETY: rows are packed to a multiple of six; the assertions have seen that all
+            // are there.
             unsafe {
-                let rows = block.keys.as_ptr().add(first * width + channel * ROWS);
-                let lines = panel.queries.as_ptr().add(channel * QUERIES);
-                let product = Product { rows, lines, depth };
-                product.run(s, block.count - first, before, scores, greatest);
+                let rows = rows.as_ptr().add(first * head_dim + channel * ROWS);
+                let product = Product { rows, lines: lines.as_ptr().add(channel * QUERIES), depth };
+                product.run(s, count - first, before, out, greatest);
             }
         }
     }
-    greatest
 }
 
-/// Adds the values, weighted, to the results of before, times `shrink`.
+/// `out[channel] = before · out[channel] + Σ columns[channel][token] · lines[token]` for the
+/// first `count` of `stride` tokens, packed as by [`pack_values`].
 #[inline(always)]
-fn add_values<S: Simd, const VECTORS: usize>(
+pub(super) fn add_columns<S: Simd, const VECTORS: usize>(
     s: S,
-    block: &Block<'_>,
-    weights: &[f32],
-    panel: &mut Panel<'_>,
-    shrink: Option<[S::V; VECTORS]>,
+    (columns, stride, count): (&[f32], usize, usize),
+    head_dim: usize,
+    lines: &[f32],
+    out: &mut [f32],
+    before: Option<[S::V; VECTORS]>,
 ) {
-    for first in (0..block.head_dim).step_by(ROWS) {
-        let results = &mut panel.results[first * QUERIES..];
-        // SAFETY: values are packed for a multiple of six channels; there is a line of weights
-        // for each key. That is checked in `attend_body`.
+    assert!(columns.len() >= values_len(stride, head_dim), "columns of a panel's product");
+    assert!(count <= stride && lines.len() >= count * QUERIES, "lines of a panel's product");
+    for first in (0..head_dim).step_by(ROWS) {
+        let out = &mut out[first * QUERIES..];
+        // SAFETY: channels are packed to a multiple of six; the assertions have seen that all
+        // are there.
         unsafe {
-            let rows = block.values.as_ptr().add(first * block.stride);
-            let product = Product { rows, lines: weights.as_ptr(), depth: block.count };
-            product.run(s, block.head_dim - first, shrink, results, None);
+            let rows = columns.as_ptr().add(first * stride);
+            let product = Product { rows, lines: lines.as_ptr(), depth: count };
+            product.run(s, head_dim - first, before, out, None);
         }
     }
 }
@@ -369,8 +377,10 @@ impl Product {
         let mut sums = [[s.splat(0.0); VECTORS]; HEIGHT];
         if let Some(factors) = before {
             for (sums, line) in sums.iter_mut().zip(&*out) {
-                let numbers: [S::V; VECTORS] = read(s, line);
-                *sums = std::array::from_fn(|j| s.mul(numbers[j], factors[j]));
+                *sums = read(s, line);
+                for (sum, factor) in sums.iter_mut().zip(factors) {
+                    *sum = s.mul(*sum, factor);
+                }
             }
         }
         // SAFETY: all that is read is there, by the caller's promise.
@@ -413,11 +423,13 @@ impl Product {
         // SAFETY: the caller's promise.
         unsafe {
             let line = self.lines.add(k * QUERIES);
-            let line: [S::V; VECTORS] =
-                std::array::from_fn(|j| s.load(&*line.add(j * LANES).cast()));
+            let mut vectors = [s.splat(0.0); VECTORS];
+            for (j, vector) in vectors.iter_mut().enumerate() {
+                *vector = s.load(&*line.add(j * LANES).cast());
+            }
             for (i, sums) in sums.iter_mut().enumerate() {
                 let x = s.splat(*self.rows.add(k * ROWS + i));
-                for (sum, numbers) in sums.iter_mut().zip(line) {
+                for (sum, numbers) in sums.iter_mut().zip(vectors) {
                     *sum = s.mul_add(x, numbers, *sum);
                 }
             }
@@ -467,35 +479,13 @@ fn store_panel_body<S: Simd>(
 ) {
     let AttentionShape { heads, head_dim, .. } = shape;
     let panel = Panel::of(panel, head_dim);
-    let (lines, _) = panel.results.as_chunks::<QUERIES>();
-    for lane in (0..lanes).step_by(LANES) {
-        let [total] = read(s, &panel.totals[lane..]);
-        let factor = s.div(s.splat(1.0), total);
-        let factors = s.lanes(factor);
-        for j in 0..LANES.min(lanes - lane) {
-            let start = start + (lane + j) * heads * head_dim;
-            // SAFETY: the caller's promise.
-            let row = unsafe { out.part(start..start + head_dim) };
-            for channel in head_dim / LANES * LANES..head_dim {
-                row[channel] = lines[channel][lane + j] * factors[j];
-            }
-        }
-        for channel in (0..head_dim / LANES * LANES).step_by(LANES) {
-            let mut columns = [s.splat(0.0); LANES];
-            for (j, column) in columns.iter_mut().enumerate() {
-                let [numbers] = read(s, &lines[channel + j][lane..]);
-                *column = s.mul(numbers, factor);
-            }
-            for (j, row) in s.transpose(columns).into_iter().enumerate() {
-                if lane + j < lanes {
-                    let start = start + (lane + j) * heads * head_dim + channel;
-                    // SAFETY: the caller's promise.
-                    let eight = unsafe { out.part(start..start + LANES) };
-                    write(s, [row], eight);
-                }
-            }
-        }
+    let mut factors = [0.0; QUERIES];
+    for (factor, total) in factors.iter_mut().zip(&*panel.totals).take(lanes) {
+        *factor = 1.0 / total;
     }
+    let out = Rows { memory: out, start, stride: heads * head_dim, head_dim, count: lanes };
+    // SAFETY: the caller's promise.
+    unsafe { store_lines(s, panel.results, &factors, out) };
     if let Some((memory, start)) = log_sums {
         // SAFETY: the caller's promise.
         let log_sums = unsafe { memory.part(start..start + lanes) };
@@ -507,15 +497,74 @@ fn store_panel_body<S: Simd>(
     }
 }
 
+/// Rows of a head in an output.
+#[derive(Clone, Copy)]
+pub(super) struct Rows {
+    pub(super) memory: Shared,
+    pub(super) start: usize,
+    pub(super) stride: usize,
+    pub(super) head_dim: usize,
+    /// At most [`QUERIES`].
+    pub(super) count: usize,
+}
+
+/// Stores lines as rows, each times its factor.
+///
+/// # Safety
+/// The rows must be the caller's.
+#[inline(always)]
+pub(super) unsafe fn store_lines<S: Simd>(
+    s: S,
+    lines: &[f32],
+    factors: &[f32; QUERIES],
+    out: Rows,
+) {
+    let (lines, _) = lines.as_chunks::<QUERIES>();
+    for lane in (0..out.count).step_by(LANES) {
+        let [factor] = read(s, &factors[lane..]);
+        let lanes = lane..out.count.min(lane + LANES);
+        for index in 0..out.head_dim / LANES {
+            let channel = index * LANES;
+            let mut block = [s.splat(0.0); LANES];
+            for (vector, line) in block.iter_mut().zip(&lines[channel..]) {
+                let [numbers] = read(s, &line[lane..]);
+                *vector = s.mul(numbers, factor);
+            }
+            for (lane, row) in lanes.clone().zip(s.transpose(block)) {
+                let start = out.start + lane * out.stride + channel;
+                // SAFETY: the caller's promise.
+                write(s, [row], unsafe { out.memory.part(start..start + LANES) });
+            }
+        }
+        let tail = out.head_dim / LANES * LANES..out.head_dim;
+        for (channel, line) in tail.clone().zip(&lines[tail]) {
+            for lane in lanes.clone() {
+                let at = out.start + lane * out.stride + channel;
+                // SAFETY: the caller's promise.
+                let number = unsafe { out.memory.part(at..at + 1) };
+                number[0] = line[lane] * factors[lane];
+            }
+        }
+    }
+}
+
 /// The first vectors of a line.
 #[inline(always)]
-fn read<S: Simd, const VECTORS: usize>(s: S, line: &[f32]) -> [S::V; VECTORS] {
-    let (vectors, _) = line.as_chunks::<LANES>();
-    std::array::from_fn(|j| s.load(&vectors[j]))
+pub(super) fn read<S: Simd, const VECTORS: usize>(s: S, line: &[f32]) -> [S::V; VECTORS] {
+    let (eights, _) = line.as_chunks::<LANES>();
+    let mut vectors = [s.splat(0.0); VECTORS];
+    for (vector, eight) in vectors.iter_mut().zip(&eights[..VECTORS]) {
+        *vector = s.load(eight);
+    }
+    vectors
 }
 
 #[inline(always)]
-fn write<S: Simd, const VECTORS: usize>(s: S, numbers: [S::V; VECTORS], line: &mut [f32]) {
+pub(super) fn write<S: Simd, const VECTORS: usize>(
+    s: S,
+    numbers: [S::V; VECTORS],
+    line: &mut [f32],
+) {
     let (vectors, _) = line.as_chunks_mut::<LANES>();
     for (vector, numbers) in vectors[..VECTORS].iter_mut().zip(numbers) {
         s.store(numbers, vector);
