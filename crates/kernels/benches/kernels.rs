@@ -8,8 +8,9 @@
 use std::time::Instant;
 
 use unwrong_kernels::{
-    Activation, AttentionShape, Conv, ConvEpilogue, Dtype, Epilogue, GroupNormShape, Isa, Matrix,
-    activate, add_low_rank, attention, conv2d, group_norm, layer_norm, linear, linear_geglu,
+    Activation, AttentionPass, AttentionShape, Conv, ConvEpilogue, Dtype, Epilogue, GroupNormShape,
+    Isa, Matrix, activate, add_low_rank, attention, attention_backward, attention_with_log_sum,
+    conv2d, conv2d_backward, group_norm, layer_norm, linear, linear_backward, linear_geglu,
 };
 
 /// Numbers around zero, cheap to make.
@@ -117,6 +118,51 @@ impl Bench {
         let name = format!("attention {batch}x{queries}x{keys}, {heads} heads of {head_dim}");
         self.run(&name, work, || attention(&q, &k, &k, shape, 0.125, false));
     }
+
+    /// Counts the five products that are needed; the kernel makes seven.
+    fn attention_gradient(&self, [queries, keys]: [usize; 2], heads: usize, head_dim: usize) {
+        let name = format!("attention gradient {queries}x{keys}, {heads} heads of {head_dim}");
+        if !name.contains(&self.filter) {
+            return;
+        }
+        let width = heads * head_dim;
+        let (q, k) = (numbers(queries * width), numbers(keys * width));
+        let shape =
+            AttentionShape { batch: 1, query_tokens: queries, key_tokens: keys, heads, head_dim };
+        let (out, log_sums) = attention_with_log_sum(&q, &k, &k, shape, 0.125, false);
+        let pass = AttentionPass {
+            q: &q,
+            k: &k,
+            v: &k,
+            out: &out,
+            log_sums: &log_sums,
+            shape,
+            scale: 0.125,
+            causal: false,
+        };
+        let work = 10.0 * (queries * keys * width) as f64;
+        self.run(&name, work, || attention_backward(&pass, &q));
+    }
+
+    fn linear_gradient(&self, rows: usize, inputs: usize, outputs: usize) {
+        let (dy, weight) = (numbers(rows * outputs), halves(inputs * outputs));
+        let weight = Matrix::new(Dtype::F16, outputs, inputs, &weight);
+        let work = 2.0 * (rows * inputs * outputs) as f64;
+        self.run(&format!("linear gradient {rows}x{inputs} <- {outputs}"), work, || {
+            linear_backward(&dy, rows, weight)
+        });
+    }
+
+    fn conv_gradient(&self, size: usize, [channels, outputs]: [usize; 2], stride: usize) {
+        let weight = halves(9 * channels * outputs);
+        let weight = Matrix::new(Dtype::F16, outputs, 9 * channels, &weight);
+        let conv = Conv { weight, kernel: 3, stride, padding: [1; 4], upsample: false };
+        let shape = [1, size, size, channels];
+        let dy = numbers(conv.output_shape(shape).iter().product());
+        let work = 18.0 * (dy.len() * channels) as f64;
+        let name = format!("conv gradient {size}² {channels} <- {outputs}, stride {stride}");
+        self.run(&name, work, || conv2d_backward(&dy, &conv, shape));
+    }
 }
 
 fn main() {
@@ -151,6 +197,13 @@ fn main() {
     bench.attention(2, [1024, 1024], 20, 64);
     bench.attention(1, [4096, 77], 10, 64);
     bench.attention(1, [4096, 4096], 1, 512);
+    bench.linear_gradient(4096, 640, 640);
+    bench.linear_gradient(1024, 5120, 1280);
+    bench.conv_gradient(64, [320, 320], 1);
+    bench.conv_gradient(32, [1280, 640], 1);
+    bench.conv_gradient(64, [320, 320], 2);
+    bench.attention_gradient([4096, 4096], 10, 64);
+    bench.attention_gradient([1024, 77], 20, 64);
 
     // Elementwise: G/s counts bytes read and written.
     let x = numbers(512 * 512 * 128);

@@ -196,10 +196,10 @@ pub fn group_norm_backward(pass: &GroupNormPass<'_>, dy: &[f32]) -> Vec<f32> {
         sums.par_chunks_exact_mut(2 * channels).enumerate().for_each(|(index, sums)| {
             let (image, range) = part(index);
             let (x, dy) = (&x[range.clone()], &dy[range]);
-            match layers {
-                Some(layers) => add_products(isa, [dy, x], Some(&layers[image]), sums),
-                None => add_products(isa, [x, x], None, sums),
-            }
+            with_scratch([channels], |[scratch]| match layers {
+                Some(layers) => add_products(isa, [dy, x], Some(&layers[image]), scratch, sums),
+                None => add_products(isa, [x, x], None, scratch, sums),
+            });
         });
         sums
     };
@@ -218,7 +218,10 @@ pub fn group_norm_backward(pass: &GroupNormPass<'_>, dy: &[f32]) -> Vec<f32> {
         let (image, range) = part(index);
         // SAFETY: parts do not overlap; it is only written.
         let out = unsafe { memory.part(range.clone()) };
-        combine(isa, [&dy[range.clone()], &x[range]], &layers[image], &lines[image], out);
+        let operands = [&dy[range.clone()], &x[range]];
+        with_scratch([channels], |[scratch]| {
+            combine(isa, operands, &layers[image], &lines[image], scratch, out);
+        });
     });
     // SAFETY: the parts cover the output.
     unsafe { output.finish() }
@@ -301,6 +304,7 @@ per_isa! {
     fn add_products(
         operands: [&[f32]; 2],
         layer: Option<&Layer>,
+        scratch: &mut [f32],
         sums: &mut [f64],
     ) = add_products_body
 }
@@ -310,27 +314,26 @@ fn add_products_body<S: Simd>(
     s: S,
     [first, second]: [&[f32]; 2],
     layer: Option<&Layer>,
+    scratch: &mut [f32],
     sums: &mut [f64],
 ) {
     let channels = sums.len() / 2;
     let (sums, products) = sums.split_at_mut(channels);
-    with_scratch([channels], |[scratch]| {
-        let scratch = &mut scratch[..channels];
-        for (first, second) in first.chunks_exact(channels).zip(second.chunks_exact(channels)) {
-            let first = match layer {
-                Some(layer) if layer.silu => {
-                    before_silu(s, [first, second], layer, scratch);
-                    &*scratch
-                }
-                _ => first,
-            };
-            for i in 0..channels {
-                let (first, second) = (f64::from(first[i]), f64::from(second[i]));
-                sums[i] += first;
-                products[i] += first * second;
+    let scratch = &mut scratch[..channels];
+    for (first, second) in first.chunks_exact(channels).zip(second.chunks_exact(channels)) {
+        let first = match layer {
+            Some(layer) if layer.silu => {
+                before_silu(s, [first, second], layer, scratch);
+                &*scratch
             }
+            _ => first,
+        };
+        for i in 0..channels {
+            let (first, second) = (f64::from(first[i]), f64::from(second[i]));
+            sums[i] += first;
+            products[i] += first * second;
         }
-    });
+    }
 }
 
 /// The gradient for what `SiLU` read, in one pixel.
@@ -365,6 +368,7 @@ per_isa! {
         operands: [&[f32]; 2],
         layer: &Layer,
         line: &[Vec<f32>; 3],
+        scratch: &mut [f32],
         out: &mut [f32],
     ) = combine_body
 }
@@ -375,47 +379,46 @@ fn combine_body<S: Simd>(
     [dy, x]: [&[f32]; 2],
     layer: &Layer,
     [a, b, c]: &[Vec<f32>; 3],
+    scratch: &mut [f32],
     out: &mut [f32],
 ) {
     let channels = a.len();
     let pixels = dy.chunks_exact(channels).zip(x.chunks_exact(channels));
-    with_scratch([channels], |[scratch]| {
-        let scratch = &mut scratch[..channels];
-        for (out, (dy, x)) in out.chunks_exact_mut(channels).zip(pixels) {
-            if layer.silu {
-                before_silu(s, [dy, x], layer, out);
-            } else {
-                out.copy_from_slice(dy);
-            }
-            update_with(
-                s,
-                out,
-                a,
-                #[inline(always)]
-                |dz, a| s.mul(dz, a),
-            );
-            scratch.copy_from_slice(x);
-            update_with(
-                s,
-                scratch,
-                b,
-                #[inline(always)]
-                |x, b| s.mul(x, b),
-            );
-            update_with(
-                s,
-                scratch,
-                c,
-                #[inline(always)]
-                |x, c| s.add(x, c),
-            );
-            update_with(
-                s,
-                out,
-                scratch,
-                #[inline(always)]
-                |dz, rest| s.add(dz, rest),
-            );
+    let scratch = &mut scratch[..channels];
+    for (out, (dy, x)) in out.chunks_exact_mut(channels).zip(pixels) {
+        if layer.silu {
+            before_silu(s, [dy, x], layer, out);
+        } else {
+            out.copy_from_slice(dy);
         }
-    });
+        update_with(
+            s,
+            out,
+            a,
+            #[inline(always)]
+            |dz, a| s.mul(dz, a),
+        );
+        scratch.copy_from_slice(x);
+        update_with(
+            s,
+            scratch,
+            b,
+            #[inline(always)]
+            |x, b| s.mul(x, b),
+        );
+        update_with(
+            s,
+            scratch,
+            c,
+            #[inline(always)]
+            |x, c| s.add(x, c),
+        );
+        update_with(
+            s,
+            out,
+            scratch,
+            #[inline(always)]
+            |dz, rest| s.add(dz, rest),
+        );
+    }
 }
