@@ -146,15 +146,34 @@ fn run(
     let mut output = Output::new(batch * query_tokens * width);
     let task = Task { isa, qkv, shape, scale, causal, memory: output.shared(), log_sums };
     let work = 2 * batch * heads * query_tokens * key_tokens * head_dim;
-    let (step, parts) = split(query_tokens, batch * heads, work);
-    parallel::for_each(batch * heads * parts, work, |index| {
-        let (head, part) = (index / parts, index % parts);
+    // Heads that a task takes together.
+    let together = if key_tokens <= key_block(head_dim) { heads_together(shape) } else { 1 };
+    let groups = heads.div_ceil(together);
+    let (step, parts) = split(query_tokens, batch * groups, work);
+    parallel::for_each(batch * groups * parts, work, |index| {
+        let (group, part) = (index / parts, index % parts);
         let queries = part * step..query_tokens.min((part + 1) * step);
+        let (image, first) = (group / groups, group % groups * together);
         // SAFETY: tasks do not overlap; each writes all of its part.
-        unsafe { task.run(head / heads, head % heads, queries) };
+        unsafe {
+            if together == 1 {
+                task.run(image, first, queries);
+            } else {
+                task.run_heads(image, first..heads.min(first + together), queries);
+            }
+        }
     });
     // SAFETY: every task has run.
     unsafe { output.finish() }
+}
+
+/// How many heads a task takes together where keys are few: their packed keys and values, 256 KB
+/// at most, stay in the second-level cache, and neighbouring numbers of a query are read and
+/// written together.
+fn heads_together(shape: AttentionShape) -> usize {
+    let most = 65_536 / (2 * shape.key_tokens * shape.head_dim).max(1);
+    let groups = shape.heads.div_ceil(most.max(1)).max(1);
+    shape.heads.div_ceil(groups).max(1)
 }
 
 /// How many of a head's tokens a task takes, and how many tasks that makes.
@@ -164,12 +183,6 @@ fn split(tokens: usize, heads: usize, work: usize) -> (usize, usize) {
     let parts = tokens.div_ceil(TASK_QUERIES).max(wanted.min(most)).max(1);
     let step = tokens.div_ceil(parts).next_multiple_of(QUERIES).max(QUERIES);
     (step, tokens.div_ceil(step))
-}
-
-/// Asks for numbers that are needed soon.
-fn fetch(numbers: &[f32]) {
-    // A line holds sixteen.
-    numbers.chunks(16).for_each(|line| prefetch(line.as_ptr()));
 }
 
 struct Task<'a> {
@@ -190,75 +203,172 @@ fn key_block(head_dim: usize) -> usize {
     (24_576 / head_dim.max(1) / 6 * 6).clamp(48, 192)
 }
 
+/// Sixteen queries of one head, or what is left of them.
+#[derive(Clone, Copy)]
+struct Place {
+    image: usize,
+    head: usize,
+    query: usize,
+    lanes: usize,
+}
+
+/// Packed keys and values of a block, and what their scores are written to.
+struct Buffers<'a> {
+    keys: &'a [f32],
+    values: &'a [f32],
+    weights: &'a mut [f32],
+}
+
 impl Task<'_> {
+    /// Takes queries of one head through all keys, block by block.
+    ///
     /// # Safety
     /// Nobody else may touch these queries' part of the output.
     unsafe fn run(&self, image: usize, head: usize, queries: Range<usize>) {
-        let AttentionShape { query_tokens, key_tokens, heads, head_dim, .. } = self.shape;
+        let AttentionShape { key_tokens, head_dim, .. } = self.shape;
         let most_keys = key_block(head_dim).min(key_tokens);
-        let [q, k, v] = self.qkv;
-        let start = |tokens: Tokens<'_>, token: usize| token * tokens.stride + head * head_dim;
+        let panel_len = panel_len(head_dim);
         let lengths = [
             keys_len(most_keys, head_dim),
             values_len(most_keys, head_dim),
             weights_len(most_keys),
-            queries.len().div_ceil(QUERIES) * panel_len(head_dim),
+            queries.len().div_ceil(QUERIES) * panel_len,
         ];
         with_scratch(lengths, |[keys, values, weights, panels]| {
             for first in (0..key_tokens).step_by(most_keys) {
                 if self.causal && first >= queries.end {
                     break;
                 }
-                let count = most_keys.min(key_tokens - first);
-                let token = image * key_tokens + first;
-                let k_at = (&k.values[start(k, token)..], k.stride);
-                pack_keys(self.isa, k_at, head_dim, count, keys);
-                pack_values((&v.values[start(v, token)..], v.stride), head_dim, count, values);
-                let panels = panels.chunks_exact_mut(panel_len(head_dim));
+                let block = first..key_tokens.min(first + most_keys);
+                self.pack(image, head, block.clone(), keys, values);
+                let panels = panels.chunks_exact_mut(panel_len);
                 for (query, panel) in queries.clone().step_by(QUERIES).zip(panels) {
                     let lanes = QUERIES.min(queries.end - query);
-                    // How many keys this panel sees in all.
-                    let seen = if self.causal { query + lanes } else { key_tokens };
-                    if first >= seen {
-                        continue;
-                    }
-                    let token = image * query_tokens + query;
-                    if first == 0 {
-                        let q_at = &q.values[start(q, token)..];
-                        let scale = self.scale * LOG2_E;
-                        pack_lines(self.isa, (q_at, q.stride), head_dim, lanes, scale, panel);
-                    }
-                    let block = Block {
-                        keys,
-                        values,
-                        stride: count,
-                        count: count.min(seen - first),
-                        head_dim,
-                        lanes,
-                        first: first == 0,
-                        causal: self.causal.then_some((query, first)),
-                    };
+                    let place = Place { image, head, query, lanes };
                     if first == 0 {
                         // The next queries come while these are at work.
-                        let next = query + lanes..queries.end.min(query + lanes + QUERIES);
-                        for query in next {
-                            let start = start(q, image * query_tokens + query);
-                            fetch(&q.values[start..start + head_dim]);
-                        }
+                        let next = query + lanes;
+                        self.fetch(Place { query: next, ..place }, queries.end);
                     }
-                    attend(self.isa, &block, weights, panel);
-                    if first + count >= seen {
-                        let out = (self.memory, token * heads * head_dim + head * head_dim);
-                        let log_sums = self
-                            .log_sums
-                            .map(|memory| (memory, (image * heads + head) * query_tokens + query));
-                        // SAFETY: these queries are this task's, by the caller.
-                        unsafe {
-                            finish_panel(self.isa, self.shape, lanes, panel, out, log_sums);
-                        }
-                    }
+                    let mut buffers = Buffers { keys, values, weights };
+                    // SAFETY: these queries are this task's, by the caller.
+                    unsafe { self.advance(place, block.clone(), &mut buffers, panel) };
                 }
             }
         });
+    }
+
+    /// Takes queries through all keys of several heads, which are one block each.
+    ///
+    /// # Safety
+    /// Nobody else may touch these queries' part of the output.
+    unsafe fn run_heads(&self, image: usize, heads: Range<usize>, queries: Range<usize>) {
+        let AttentionShape { key_tokens, head_dim, .. } = self.shape;
+        let (keys_len, values_len) =
+            (keys_len(key_tokens, head_dim), values_len(key_tokens, head_dim));
+        let lengths = [
+            heads.len() * keys_len,
+            heads.len() * values_len,
+            weights_len(key_tokens),
+            panel_len(head_dim),
+        ];
+        with_scratch(lengths, |[keys, values, weights, panel]| {
+            let packed = keys.chunks_exact_mut(keys_len).zip(values.chunks_exact_mut(values_len));
+            for (head, (keys, values)) in heads.clone().zip(packed) {
+                self.pack(image, head, 0..key_tokens, keys, values);
+            }
+            for query in queries.clone().step_by(QUERIES) {
+                let lanes = QUERIES.min(queries.end - query);
+                let packed = keys.chunks_exact(keys_len).zip(values.chunks_exact(values_len));
+                for (head, (keys, values)) in heads.clone().zip(packed) {
+                    let place = Place { image, head, query, lanes };
+                    let next = if head + 1 < heads.end {
+                        Place { head: head + 1, ..place }
+                    } else {
+                        Place { head: heads.start, query: query + lanes, ..place }
+                    };
+                    self.fetch(next, queries.end);
+                    let mut buffers = Buffers { keys, values, weights };
+                    // SAFETY: these queries are this task's, by the caller.
+                    unsafe { self.advance(place, 0..key_tokens, &mut buffers, panel) };
+                }
+            }
+        });
+    }
+
+    /// Asks for a place's queries, of which there may be none before `end`.
+    fn fetch(&self, place: Place, end: usize) {
+        let AttentionShape { query_tokens, head_dim, .. } = self.shape;
+        for query in place.query..end.min(place.query + QUERIES) {
+            let start = self.start(self.qkv[0], place.image * query_tokens + query, place.head);
+            let row = &self.qkv[0].values[start..start + head_dim];
+            row.chunks(16).for_each(|line| prefetch(line.as_ptr()));
+        }
+    }
+
+    fn start(&self, tokens: Tokens<'_>, token: usize, head: usize) -> usize {
+        token * tokens.stride + head * self.shape.head_dim
+    }
+
+    /// Packs a block of keys and values.
+    fn pack(
+        &self,
+        image: usize,
+        head: usize,
+        block: Range<usize>,
+        keys: &mut [f32],
+        values: &mut [f32],
+    ) {
+        let [_, k, v] = self.qkv;
+        let token = image * self.shape.key_tokens + block.start;
+        let k_at = (&k.values[self.start(k, token, head)..], k.stride);
+        let v_at = (&v.values[self.start(v, token, head)..], v.stride);
+        pack_keys(self.isa, k_at, self.shape.head_dim, block.len(), keys);
+        pack_values(v_at, self.shape.head_dim, block.len(), values);
+    }
+
+    /// Takes a panel through a block of keys; with the first one it begins, with the last one
+    /// that it sees its result is written.
+    ///
+    /// # Safety
+    /// Nobody else may touch these queries' part of the output.
+    unsafe fn advance(
+        &self,
+        place: Place,
+        block: Range<usize>,
+        buffers: &mut Buffers<'_>,
+        panel: &mut [f32],
+    ) {
+        let AttentionShape { query_tokens, key_tokens, heads, head_dim, .. } = self.shape;
+        let Place { image, head, query, lanes } = place;
+        let q = self.qkv[0];
+        let seen = if self.causal { query + lanes } else { key_tokens };
+        if block.start >= seen {
+            return;
+        }
+        let token = image * query_tokens + query;
+        if block.start == 0 {
+            let q_at = &q.values[self.start(q, token, head)..];
+            let scale = self.scale * LOG2_E;
+            pack_lines(self.isa, (q_at, q.stride), head_dim, lanes, scale, panel);
+        }
+        let view = Block {
+            keys: buffers.keys,
+            values: buffers.values,
+            stride: block.len(),
+            count: block.end.min(seen) - block.start,
+            head_dim,
+            lanes,
+            first: block.start == 0,
+            causal: self.causal.then_some((query, block.start)),
+        };
+        attend(self.isa, &view, buffers.weights, panel);
+        if block.end >= seen {
+            let out = (self.memory, (token * heads + head) * head_dim);
+            let log_sums =
+                self.log_sums.map(|memory| (memory, (image * heads + head) * query_tokens + query));
+            // SAFETY: the caller's promise.
+            unsafe { finish_panel(self.isa, self.shape, lanes, panel, out, log_sums) };
+        }
     }
 }

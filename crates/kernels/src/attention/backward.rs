@@ -165,15 +165,20 @@ impl Gradient<'_> {
         });
     }
 
+    /// Where a head's channels of a token begin.
+    fn start(&self, token: usize, head: usize) -> usize {
+        (token * self.pass.shape.heads + head) * self.pass.shape.head_dim
+    }
+
     /// # Safety
     /// Nobody else may touch these owners' part of the gradients.
     unsafe fn task(&self, image: usize, head: usize, owners: Range<usize>) {
         let AttentionShape { heads, head_dim, query_tokens, .. } = self.pass.shape;
         let width = heads * head_dim;
-        let (owner_tokens, other_tokens) = self.tokens();
+        let (_, other_tokens) = self.tokens();
         let most = block_len(head_dim).min(other_tokens);
-        let start = |token: usize| token * width + head * head_dim;
         let panel_len = panel_len(head_dim);
+        let panels_of = || owners.clone().step_by(QUERIES);
         let lengths = [
             keys_len(most, head_dim),
             keys_len(most, head_dim),
@@ -184,24 +189,9 @@ impl Gradient<'_> {
         ];
         let of_queries = (image * heads + head) * query_tokens;
         with_scratch(lengths, |[rows_0, rows_1, columns_0, columns_1, lines, panels]| {
-            for (owner, panel) in
-                owners.clone().step_by(QUERIES).zip(panels.chunks_exact_mut(panel_len))
-            {
+            for (owner, panel) in panels_of().zip(panels.chunks_exact_mut(panel_len)) {
                 let lanes = QUERIES.min(owners.end - owner);
-                let mut panel = Panel::of(panel, head_dim);
-                let at = start(image * owner_tokens + owner);
-                let rows = self.owners.map(|numbers| (&numbers[at..], width));
-                let scale = self.pass.scale * LOG2_E;
-                pack_lines(self.isa, rows[0], head_dim, lanes, scale, panel.operands[0]);
-                pack_lines(self.isa, rows[1], head_dim, lanes, 1.0, panel.operands[1]);
-                panel.results.iter_mut().for_each(|results| results.fill(0.0));
-                if self.by_queries {
-                    for lane in 0..QUERIES {
-                        let query = of_queries + owner + lane.min(lanes - 1);
-                        panel.log_sums[lane] = self.log_sums[query];
-                        panel.dots[lane] = self.dots[query];
-                    }
-                }
+                self.begin((image, head, owner), lanes, Panel::of(panel, head_dim));
             }
             for first in (0..other_tokens).step_by(most) {
                 let count = most.min(other_tokens - first);
@@ -213,7 +203,7 @@ impl Gradient<'_> {
                 if self.pass.causal && hidden {
                     continue;
                 }
-                let at = start(image * other_tokens + first);
+                let at = self.start(image * other_tokens + first, head);
                 let [one, two] = self.others.map(|numbers| (&numbers[at..], width));
                 pack_keys(self.isa, one, head_dim, count, rows_0);
                 pack_keys(self.isa, two, head_dim, count, rows_1);
@@ -221,17 +211,15 @@ impl Gradient<'_> {
                 if !self.by_queries {
                     pack_values(two, head_dim, count, columns_1);
                 }
-                for (owner, panel) in
-                    owners.clone().step_by(QUERIES).zip(panels.chunks_exact_mut(panel_len))
-                {
-                    let lanes = QUERIES.min(owners.end - owner);
-                    let queries = of_queries + first..of_queries + first + count;
+                let queries = of_queries + first..of_queries + first + count;
+                for (owner, panel) in panels_of().zip(panels.chunks_exact_mut(panel_len)) {
+                    let queries = queries.clone();
                     let block = Block {
                         rows: [rows_0, rows_1],
                         columns: [columns_0, columns_1],
                         count,
                         head_dim,
-                        lanes,
+                        lanes: QUERIES.min(owners.end - owner),
                         queries: (!self.by_queries)
                             .then(|| (&self.log_sums[queries.clone()], &self.dots[queries])),
                         causal: self.pass.causal.then_some((owner, first)),
@@ -239,23 +227,56 @@ impl Gradient<'_> {
                     add_block(self.isa, &block, lines, panel);
                 }
             }
-            for (owner, panel) in
-                owners.clone().step_by(QUERIES).zip(panels.chunks_exact_mut(panel_len))
-            {
-                let count = QUERIES.min(owners.end - owner);
-                let results = Panel::of(panel, head_dim).results;
-                for (which, results) in results.into_iter().enumerate() {
-                    if which == 0 || !self.by_queries {
-                        let factor = if which == 0 { self.pass.scale } else { 1.0 };
-                        let memory = self.memory[which];
-                        let start = start(image * owner_tokens + owner);
-                        let out = Rows { memory, start, stride: width, head_dim, count };
-                        // SAFETY: these owners are this task's, by the caller.
-                        unsafe { store(self.isa, results, factor, out) };
-                    }
-                }
+            for (owner, panel) in panels_of().zip(panels.chunks_exact_mut(panel_len)) {
+                let lanes = QUERIES.min(owners.end - owner);
+                // SAFETY: these owners are this task's, by the caller.
+                unsafe { self.finish((image, head, owner), lanes, Panel::of(panel, head_dim)) };
             }
         });
+    }
+
+    /// Fills a panel with what is known of its owners.
+    fn begin(&self, (image, head, owner): (usize, usize, usize), lanes: usize, panel: Panel<'_>) {
+        let AttentionShape { heads, head_dim, .. } = self.pass.shape;
+        let (owner_tokens, _) = self.tokens();
+        let at = self.start(image * owner_tokens + owner, head);
+        let rows = self.owners.map(|numbers| (&numbers[at..], heads * head_dim));
+        let scale = self.pass.scale * LOG2_E;
+        let [first, second] = panel.operands;
+        pack_lines(self.isa, rows[0], head_dim, lanes, scale, first);
+        pack_lines(self.isa, rows[1], head_dim, lanes, 1.0, second);
+        panel.results.into_iter().for_each(|results| results.fill(0.0));
+        if self.by_queries {
+            let of_head = (image * heads + head) * owner_tokens;
+            for lane in 0..QUERIES {
+                let query = of_head + owner + lane.min(lanes - 1);
+                panel.log_sums[lane] = self.log_sums[query];
+                panel.dots[lane] = self.dots[query];
+            }
+        }
+    }
+
+    /// Writes a panel's results.
+    ///
+    /// # Safety
+    /// Nobody else may touch these owners' part of the gradients.
+    unsafe fn finish(
+        &self,
+        (image, head, owner): (usize, usize, usize),
+        count: usize,
+        panel: Panel<'_>,
+    ) {
+        let AttentionShape { heads, head_dim, .. } = self.pass.shape;
+        let (owner_tokens, _) = self.tokens();
+        let start = self.start(image * owner_tokens + owner, head);
+        let owned = if self.by_queries { 1 } else { 2 };
+        let factors = [self.pass.scale, 1.0];
+        for (which, results) in panel.results.into_iter().enumerate().take(owned) {
+            let memory = self.memory[which];
+            let out = Rows { memory, start, stride: heads * head_dim, head_dim, count };
+            // SAFETY: the caller's promise.
+            unsafe { store(self.isa, results, factors[which], out) };
+        }
     }
 }
 
