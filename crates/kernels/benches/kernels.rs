@@ -8,8 +8,8 @@
 use std::time::Instant;
 
 use unwrong_kernels::{
-    Activation, AttentionShape, Conv, ConvEpilogue, Dtype, Epilogue, GroupNormShape, Isa, Matrix,
-    activate, add_low_rank, attention, conv2d, group_norm, layer_norm, linear, linear_geglu,
+    Activation, AttentionShape, Conv, ConvEpilogue, Dtype, Epilogue, GroupNormShape, Isa, LowRank,
+    Matrix, activate, attention, conv2d, group_norm, layer_norm, linear, linear_geglu,
 };
 
 /// Numbers around zero, cheap to make.
@@ -80,19 +80,21 @@ impl Bench {
         let weight = Matrix::new(Dtype::F16, 2 * outputs, inputs, &weight);
         let work = 4.0 * (rows * inputs * outputs) as f64;
         self.run(&format!("geglu {rows}x{inputs} -> {outputs}"), work, || {
-            linear_geglu(&x, rows, weight, None)
+            linear_geglu(&x, rows, weight, None, &[])
         });
     }
 
     fn low_rank(&self, rows: usize, width: usize, rank: usize) {
-        let x = numbers(rows * width);
+        let (x, weight) = (numbers(rows * width), halves(width * width));
+        let weight = Matrix::new(Dtype::F16, width, width, &weight);
         let factors = numbers(rank * width);
-        let (down, up) =
-            (Matrix::from_f32(rank, width, &factors), Matrix::from_f32(width, rank, &factors));
-        let work = 4.0 * (rows * width * rank) as f64;
-        let y = std::cell::RefCell::new(x.clone());
-        self.run(&format!("low rank {rows}x{width}, rank {rank}"), work, || {
-            add_low_rank(&mut y.borrow_mut(), &x, rows, down, up, 0.5);
+        let down = Matrix::from_f32(rank, width, &factors);
+        let up = Matrix::from_f32(width, rank, &factors);
+        let low_rank = &[LowRank { down, up, scale: 0.5 }];
+        let epilogue = Epilogue { low_rank, ..Default::default() };
+        let work = 2.0 * (rows * width * (width + 2 * rank)) as f64;
+        self.run(&format!("linear {rows}x{width}, branch of rank {rank}"), work, || {
+            linear(&x, rows, weight, &epilogue)
         });
     }
 
@@ -133,13 +135,17 @@ fn main() {
     bench.linear(2, 1280, 1280);
     bench.linear(154, 2048, 1280);
     bench.linear(512, 1280, 1280);
+    bench.linear(512, 5120, 1280);
     bench.linear(2048, 640, 640);
-    bench.linear(4096, 640, 640);
-    bench.linear(1024, 5120, 1280);
-    bench.geglu(1024, 1280, 5120);
-    bench.geglu(4096, 640, 2560);
-    bench.low_rank(4096, 640, 4);
-    bench.low_rank(4096, 640, 64);
+    bench.linear(2048, 2560, 640);
+    bench.linear(8192, 640, 640);
+    bench.geglu(512, 1280, 5120);
+    bench.geglu(2048, 640, 2560);
+    bench.geglu(8192, 640, 2560);
+    for rank in [4, 64] {
+        bench.low_rank(2048, 640, rank);
+        bench.low_rank(512, 1280, rank);
+    }
     bench.conv(1, 64, [320, 320], 1);
     bench.conv(1, 32, [1280, 640], 1);
     bench.conv(2, 16, [1280, 1280], 1);

@@ -43,7 +43,7 @@ pub use attention::{AttentionShape, attention};
 pub use conv::{Conv, ConvEpilogue, Fold, conv2d, conv2d_into};
 pub use elementwise::activate;
 pub use isa::Isa;
-pub use linear::{Epilogue, add_low_rank, linear, linear_geglu};
+pub use linear::{Epilogue, LowRank, linear, linear_geglu};
 pub use math::Activation;
 pub use matrix::{Dtype, Matrix};
 pub use norm::{GroupNormShape, group_norm, layer_norm};

@@ -2,7 +2,9 @@
 //!
 //! Same arguments, same shapes; nothing here is clever.
 
-use crate::{Activation, AttentionShape, Conv, ConvEpilogue, Epilogue, GroupNormShape, Matrix};
+use crate::{
+    Activation, AttentionShape, Conv, ConvEpilogue, Epilogue, GroupNormShape, LowRank, Matrix,
+};
 
 /// See [`crate::linear`].
 #[must_use]
@@ -10,7 +12,8 @@ pub fn linear(x: &[f32], rows: usize, weight: Matrix<'_>, epilogue: &Epilogue<'_
     let mut out = Vec::with_capacity(rows * weight.rows());
     for row in 0..rows {
         for output in 0..weight.rows() {
-            let mut sum = dot(&x[row * weight.cols()..], weight, output);
+            let x = &x[row * weight.cols()..];
+            let mut sum = dot(x, weight, output) + branches(x, epilogue.low_rank, output);
             sum += epilogue.bias.map_or(0.0, |bias| f64::from(bias[output]));
             sum = activate_one(sum, epilogue.activation);
             sum += epilogue.residual.map_or(0.0, |residual| f64::from(residual[out.len()]));
@@ -22,13 +25,21 @@ pub fn linear(x: &[f32], rows: usize, weight: Matrix<'_>, epilogue: &Epilogue<'_
 
 /// See [`crate::linear_geglu`].
 #[must_use]
-pub fn linear_geglu(x: &[f32], rows: usize, weight: Matrix<'_>, bias: Option<&[f32]>) -> Vec<f32> {
+pub fn linear_geglu(
+    x: &[f32],
+    rows: usize,
+    weight: Matrix<'_>,
+    bias: Option<&[f32]>,
+    low_rank: &[LowRank<'_>],
+) -> Vec<f32> {
     let outputs = weight.rows() / 2;
     let mut out = Vec::with_capacity(rows * outputs);
     for row in 0..rows {
         for output in 0..outputs {
             let [value, gate] = [output, outputs + output].map(|output| {
-                dot(&x[row * weight.cols()..], weight, output)
+                let x = &x[row * weight.cols()..];
+                dot(x, weight, output)
+                    + branches(x, low_rank, output)
                     + bias.map_or(0.0, |bias| f64::from(bias[output]))
             });
             out.push((value * activate_one(gate, Activation::Gelu)) as f32);
@@ -37,28 +48,15 @@ pub fn linear_geglu(x: &[f32], rows: usize, weight: Matrix<'_>, bias: Option<&[f
     out
 }
 
-/// See [`crate::add_low_rank`].
-pub fn add_low_rank(
-    y: &mut [f32],
-    x: &[f32],
-    rows: usize,
-    down: Matrix<'_>,
-    up: Matrix<'_>,
-    scale: f32,
-) {
-    for row in 0..rows {
-        let narrow: Vec<f64> =
-            (0..down.rows()).map(|rank| dot(&x[row * down.cols()..], down, rank)).collect();
-        for output in 0..up.rows() {
-            let sum: f64 = narrow
-                .iter()
-                .enumerate()
-                .map(|(rank, number)| number * f64::from(up.get(output, rank)))
-                .sum();
-            let y = &mut y[row * up.rows() + output];
-            *y = (f64::from(*y) + f64::from(scale) * sum) as f32;
-        }
-    }
+/// What the branches add to `output`.
+fn branches(x: &[f32], low_rank: &[LowRank<'_>], output: usize) -> f64 {
+    let branch = |branch: &LowRank<'_>| {
+        let ranks = 0..branch.down.rows();
+        let sum: f64 =
+            ranks.map(|r| dot(x, branch.down, r) * f64::from(branch.up.get(output, r))).sum();
+        f64::from(branch.scale) * sum
+    };
+    low_rank.iter().map(branch).sum()
 }
 
 fn dot(x: &[f32], weight: Matrix<'_>, output: usize) -> f64 {

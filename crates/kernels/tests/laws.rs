@@ -5,8 +5,8 @@ mod common;
 
 use common::{Random, Stored, each_isa, same};
 use unwrong_kernels::{
-    Activation, AttentionShape, Conv, ConvEpilogue, Epilogue, GroupNormShape, Matrix, activate,
-    add_low_rank, attention, conv2d, group_norm, layer_norm, linear, linear_geglu,
+    Activation, AttentionShape, Conv, ConvEpilogue, Epilogue, GroupNormShape, LowRank, Matrix,
+    activate, attention, conv2d, group_norm, layer_norm, linear, linear_geglu,
 };
 
 /// Runs `kernel` on 1, 2, 3 and 7 threads and expects the same bits; returns them.
@@ -41,7 +41,8 @@ fn a_row_of_a_linear_layer_does_not_know_the_others() {
         let x = random.numbers(rows * inputs);
         let weight = Stored::new(&mut random, 1, 1, outputs, inputs);
         let bias = random.numbers(outputs);
-        let epilogue = Epilogue { bias: Some(&bias), activation: Activation::Gelu, residual: None };
+        let epilogue =
+            Epilogue { bias: Some(&bias), activation: Activation::Gelu, ..Default::default() };
         each_isa(|| {
             let whole = on_any_threads(|| linear(&x, rows, weight.matrix(), &epilogue));
             for count in [1, 5, 6, 7] {
@@ -62,10 +63,10 @@ fn a_row_of_a_gated_layer_does_not_know_the_others() {
     let weight = Stored::new(&mut random, 1, 1, 2 * outputs, inputs);
     let bias = random.numbers(2 * outputs);
     each_isa(|| {
-        let whole = on_any_threads(|| linear_geglu(&x, rows, weight.matrix(), Some(&bias)));
+        let whole = on_any_threads(|| linear_geglu(&x, rows, weight.matrix(), Some(&bias), &[]));
         parts_alone(&whole, 2, |i| {
             let x = &x[i * rows / 2 * inputs..][..rows / 2 * inputs];
-            linear_geglu(x, rows / 2, weight.matrix(), Some(&bias))
+            linear_geglu(x, rows / 2, weight.matrix(), Some(&bias), &[])
         });
     });
 }
@@ -75,14 +76,15 @@ fn a_row_of_a_low_rank_branch_does_not_know_the_others() {
     let (rows, inputs, outputs, rank) = (600, 640, 640, 12);
     let mut random = Random(3);
     let x = random.numbers(rows * inputs);
-    let y = random.numbers(rows * outputs);
+    let weight = Stored::new(&mut random, 1, 1, outputs, inputs);
     let (down, up) = (random.numbers(rank * inputs), random.numbers(outputs * rank));
     let run = |range: std::ops::Range<usize>| {
-        let mut y = y[range.start * outputs..range.end * outputs].to_vec();
-        let x = &x[range.start * inputs..range.end * inputs];
         let down = Matrix::from_f32(rank, inputs, &down);
-        add_low_rank(&mut y, x, range.len(), down, Matrix::from_f32(outputs, rank, &up), 0.5);
-        y
+        let up = Matrix::from_f32(outputs, rank, &up);
+        let low_rank = &[LowRank { down, up, scale: 0.5 }];
+        let x = &x[range.start * inputs..range.end * inputs];
+        let epilogue = Epilogue { low_rank, ..Default::default() };
+        linear(x, range.len(), weight.matrix(), &epilogue)
     };
     each_isa(|| {
         let whole = on_any_threads(|| run(0..rows));
