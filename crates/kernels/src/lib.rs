@@ -39,7 +39,7 @@ pub mod reference;
 mod simd;
 mod winograd;
 
-pub use attention::{AttentionShape, attention};
+pub use attention::{AttentionShape, Tokens, attention, attention_strided, attention_with_log_sum};
 pub use conv::{Conv, ConvEpilogue, Fold, conv2d, conv2d_into};
 pub use elementwise::activate;
 pub use isa::Isa;

@@ -2,6 +2,10 @@
 //!
 //! Same arguments, same shapes; nothing here is clever.
 
+mod backward;
+
+pub use backward::*;
+
 use crate::{
     Activation, AttentionShape, Conv, ConvEpilogue, Epilogue, GroupNormShape, LowRank, Matrix,
 };
