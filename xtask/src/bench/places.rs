@@ -69,12 +69,11 @@ impl Places {
         run(self.script("full_size.py").arg("make").arg(&self.model))
     }
 
+    /// Made anew every time: they are of this model.
     fn make_loras(&self, rows: &[&Row]) -> Result<()> {
         for rank in rows.iter().filter_map(|row| row.lora) {
-            if !self.lora(rank).is_file() {
-                let mut script = self.script("bench_lora.py");
-                run(script.arg(self.model.join("base")).arg(&self.folder).arg(rank.to_string()))?;
-            }
+            let mut script = self.script("bench_lora.py");
+            run(script.arg(self.model.join("base")).arg(&self.folder).arg(rank.to_string()))?;
         }
         Ok(())
     }
@@ -91,28 +90,25 @@ impl Places {
         variant: &Variant,
     ) -> Result<Command, String> {
         let mut command = match who {
-            Who::Ours => Command::new(&self.unwrong),
-            Who::Torch => self.script("bench_torch.py"),
-            Who::Sdcpp => {
-                let mut command = Command::new(self.sdcpp_python.clone()?);
-                command.current_dir(root()).arg("parity/bench_sdcpp.py");
-                command
-            }
-        };
-        match who {
             Who::Ours => {
+                let mut command = Command::new(&self.unwrong);
                 command.args(["bench", row.work, "--json"]).args(row.extra);
                 if let Some(rank) = row.lora {
                     command.arg("--lora").arg(self.lora(rank));
                 }
+                command
             }
             Who::Torch => {
+                let mut command = self.script("bench_torch.py");
                 command.arg(row.work).args(variant.flags);
+                command
             }
             Who::Sdcpp => {
-                command.arg(row.work);
+                let mut command = Command::new(self.sdcpp_python.clone()?);
+                command.current_dir(root()).args(["parity/bench_sdcpp.py", row.work]);
+                command
             }
-        }
+        };
         command.args(["--size", row.size]).arg("--model").arg(&self.model);
         Ok(command)
     }

@@ -86,12 +86,12 @@ const PLAIN: Row = Row {
 
 /// Counted by `parity/bench_torch.py flops`, torch 2.15.0 and diffusers 0.42.1.
 mod gflop {
-    pub(super) const UNET_512: f64 = 3177.557_524_480;
+    pub(super) const UNET_512: f64 = 3_177.557_524_480;
     pub(super) const UNET_1024: f64 = 13_522.472_796_160;
     pub(super) const REFINER_1024: f64 = 14_572.021_874_688;
-    pub(super) const DECODE_512: f64 = 2514.518_933_504;
+    pub(super) const DECODE_512: f64 = 2_514.518_933_504;
     pub(super) const DECODE_1024: f64 = 10_470.392_594_432;
-    pub(super) const ENCODE_1024: f64 = 4878.950_727_680;
+    pub(super) const ENCODE_1024: f64 = 4_878.950_727_680;
     pub(super) const TEXT: f64 = 222.323_220_480;
     pub(super) const PICTURE: f64 = TEXT + 2.0 * UNET_1024 + REFINER_1024 + DECODE_1024;
 }

@@ -121,13 +121,13 @@ mod tests {
         let path = std::env::temp_dir().join(format!("xtask-table-{}.jsonl", std::process::id()));
         let mut results = Results::to(&path)?;
         let mut variants = Variants::default();
-        variants.add("unet-512", VARIANTS[1], took(20.0));
+        variants.add("unet-512", VARIANTS[1], Ok(took(20.0)));
         for (row, who, seconds) in [
             ("unet-512", Who::Ours, 15.0),
             ("unet-512", Who::Torch, 20.0),
             ("lora-4", Who::Ours, 15.15),
         ] {
-            results.add(row, who, "", 1, took(seconds))?;
+            results.add(row, who, "", 1, Ok(took(seconds)))?;
         }
         results.add("unet-512", Who::Sdcpp, "", 1, Err("no cmake".to_owned()))?;
         let of = |name| Row::named(name).expect("it is in the table");
