@@ -96,7 +96,7 @@ impl Pipeline {
         let channels = stage.unet.config().in_channels;
         case.time(|size| {
             let latents = self.invented(&latents_of(size, case.batch, channels))?;
-            Ok(move || Ok(drop(stage.unet.forward(&run, &latents, TIMESTEP, prepared)?)))
+            Ok(move || Ok(stage.unet.forward(&run, &latents, TIMESTEP, prepared)?))
         })
     }
 
@@ -125,7 +125,7 @@ impl Pipeline {
         let channels = self.vae.config().latent_channels;
         case.time(|size| {
             let latents = self.invented(&latents_of(size, case.batch, channels))?;
-            Ok(move || Ok(drop(self.vae.decode(&run, &latents)?)))
+            Ok(move || Ok(self.vae.decode(&run, &latents)?))
         })
     }
 
@@ -135,7 +135,7 @@ impl Pipeline {
         case.time(|Size { width, height }| {
             let shape = [case.batch, height as usize, width as usize, channels];
             let pixels = (self.invented(&shape)? * 0.5)?;
-            Ok(move || Ok(drop(self.vae.encode(&run, &pixels)?)))
+            Ok(move || Ok(self.vae.encode(&run, &pixels)?))
         })
     }
 
@@ -169,7 +169,7 @@ impl Pipeline {
 
 impl Case {
     /// Runs once at the warm-up's size, then `runs` times at the case's.
-    fn time<Once: FnMut() -> Result<()>>(
+    fn time<T, Once: FnMut() -> Result<T>>(
         self,
         mut ready: impl FnMut(Size) -> Result<Once>,
     ) -> Result<Vec<f64>> {
@@ -178,7 +178,7 @@ impl Case {
         (0..self.runs)
             .map(|_| {
                 let started = Instant::now();
-                once()?;
+                std::hint::black_box(once()?);
                 Ok(started.elapsed().as_secs_f64())
             })
             .collect()
