@@ -12,6 +12,7 @@ use crate::isa::Isa;
 use crate::linear::Finish;
 use crate::math::Activation;
 use crate::matrix::Matrix;
+use crate::norm::folded;
 use crate::pack::{Rows, pack};
 
 /// A convolution's weight and geometry.
@@ -38,6 +39,21 @@ pub struct ConvEpilogue<'a> {
     pub per_image: Option<&'a [f32]>,
     /// `[B, OH, OW, O]`.
     pub residual: Option<&'a [f32]>,
+    /// Adds to what the output holds, in place of a residual.
+    pub accumulate: bool,
+}
+
+/// A group norm folded into a convolution's reads: `x · factor + offset`, then `SiLU` where asked.
+///
+/// Padding stays zero: it surrounds the image after the norm.
+#[derive(Clone, Copy, Debug)]
+pub struct Fold<'a> {
+    /// `[B, C]`.
+    pub factors: &'a [f32],
+    /// `[B, C]`.
+    pub offsets: &'a [f32],
+    /// Applied last.
+    pub silu: bool,
 }
 
 impl Conv<'_> {
@@ -99,8 +115,83 @@ pub fn conv2d(
     (output, output_shape)
 }
 
+/// [`conv2d`] on an image read through a norm.
+///
+/// # Panics
+/// If a length does not fit.
+#[must_use]
+pub fn conv2d_folded(
+    x: &[f32],
+    shape: [usize; 4],
+    conv: &Conv<'_>,
+    fold: Option<&Fold<'_>>,
+    epilogue: &ConvEpilogue<'_>,
+) -> (Vec<f32>, [usize; 4]) {
+    if fold.is_none() {
+        return conv2d(x, shape, conv, epilogue);
+    }
+    let output_shape = conv.output_shape(shape);
+    let mut out = vec![0.0; output_shape.iter().product()];
+    conv2d_into(&mut out, x, shape, conv, fold, epilogue);
+    (out, output_shape)
+}
+
+/// Rows that are normalised at a time.
+const BAND: usize = 32;
+
+/// [`conv2d`] on an image read through a norm, written or added to what is there.
+///
+/// # Shapes
+/// - `out`: `[B, OH, OW, O]`, exactly
+///
+/// # Panics
+/// If a length does not fit.
+pub fn conv2d_into(
+    out: &mut [f32],
+    x: &[f32],
+    shape: [usize; 4],
+    conv: &Conv<'_>,
+    fold: Option<&Fold<'_>>,
+    epilogue: &ConvEpilogue<'_>,
+) {
+    let [_, height, width, channels] = shape;
+    let output_shape = conv.output_shape(shape);
+    let [batch, output_height, output_width, outputs] = output_shape;
+    assert_eq!(x.len(), shape.iter().product::<usize>(), "image of a convolution");
+    assert_eq!(out.len(), output_shape.iter().product::<usize>(), "output of a convolution");
+    let fresh = ConvEpilogue { accumulate: false, ..*epilogue };
+    let bandable = batch == 1 && conv.stride == 1 && !conv.upsample && epilogue.residual.is_none();
+    let rows = if bandable { BAND } else { output_height.max(1) };
+    let line = output_width * outputs;
+    for start in (0..output_height).step_by(rows) {
+        // Rows of the input, and of the padding, that these output rows read.
+        let end = output_height.min(start + rows);
+        let [top, _, left, right] = conv.padding;
+        let (first, last) = (start, end + conv.kernel - 1);
+        let (read, padding) = if bandable {
+            let read = first.saturating_sub(top).min(height)..last.saturating_sub(top).min(height);
+            (read, [top.saturating_sub(first), last.saturating_sub(top + height), left, right])
+        } else {
+            (0..height, conv.padding)
+        };
+        let images = if bandable { 1 } else { batch };
+        let part = &x[read.start * width * channels..][..images * read.len() * width * channels];
+        let shape = [images, read.len(), width, channels];
+        let normed = fold.map(|fold| folded(part, shape, fold));
+        let conv = Conv { padding, ..*conv };
+        let (band, _) = conv2d(normed.as_deref().unwrap_or(part), shape, &conv, &fresh);
+        let out = &mut out[start * line..][..band.len()];
+        if epilogue.accumulate {
+            out.iter_mut().zip(&band).for_each(|(out, band)| *out += band);
+        } else {
+            out.copy_from_slice(&band);
+        }
+    }
+}
+
 fn finish<'a>([b, h, w, outputs]: [usize; 4], epilogue: &ConvEpilogue<'a>) -> Finish<'a> {
-    let &ConvEpilogue { bias, per_image, residual } = epilogue;
+    let &ConvEpilogue { bias, per_image, residual, accumulate } = epilogue;
+    assert!(!accumulate, "a fresh output holds nothing to add to");
     if let Some(bias) = bias {
         assert_eq!(bias.len(), outputs, "bias of a convolution");
     }
