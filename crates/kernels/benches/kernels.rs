@@ -8,7 +8,7 @@
 use std::time::Instant;
 
 use unwrong_kernels::{
-    Activation, AttentionShape, Conv, ConvEpilogue, Dtype, Epilogue, GroupNormShape, Isa, LowRank,
+    Activation, AttentionShape, Conv, ConvEpilogue, Dtype, Epilogue, GroupNorm, Isa, LowRank,
     Matrix, activate, attention, conv2d, group_norm, layer_norm, linear, linear_geglu,
 };
 
@@ -162,10 +162,10 @@ fn main() {
     let x = numbers(512 * 512 * 128);
     let ones = vec![1.0; 1280];
     let bytes = 8.0 * x.len() as f64;
-    let shape = GroupNormShape { batch: 1, positions: 512 * 512, channels: 128, groups: 32 };
-    bench.run("group norm 512²x128, silu", bytes, || {
-        group_norm(&x, shape, 1e-6, &ones[..128], &ones[..128], true)
-    });
+    let norm = GroupNorm { groups: 32, eps: 1e-6, weight: &ones[..128], bias: &ones[..128] };
+    let shape = [1, 512, 512, 128];
+    bench.run("group norm 512²x128, silu", bytes, || group_norm(&x, shape, &norm, true));
+    bench.run("  its statistics alone", bytes / 2.0, || norm.factors(&x, shape));
     bench.run("layer norm 26214x1280", bytes / x.len() as f64 * 33_553_920.0, || {
         layer_norm(&x[..33_553_920], 1280, 1e-5, &ones, &ones)
     });
@@ -181,9 +181,9 @@ fn main() {
     bench.attention(2, [256, 256], 4, 16);
     bench.attention(2, [64, 64], 4, 16);
     let small = numbers(2 * 256 * 64);
-    let shape = GroupNormShape { batch: 2, positions: 256, channels: 64, groups: 32 };
+    let norm = GroupNorm { groups: 32, eps: 1e-6, weight: &ones[..64], bias: &ones[..64] };
     bench.run("group norm 2x16²x64, silu", 8.0 * small.len() as f64, || {
-        group_norm(&small, shape, 1e-6, &ones[..64], &ones[..64], true)
+        group_norm(&small, [2, 16, 16, 64], &norm, true)
     });
     bench.run("layer norm 512x64", 8.0 * small.len() as f64, || {
         layer_norm(&small, 64, 1e-5, &ones[..64], &ones[..64])

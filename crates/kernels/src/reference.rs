@@ -6,9 +6,7 @@ mod backward;
 
 pub use backward::*;
 
-use crate::{
-    Activation, AttentionShape, Conv, ConvEpilogue, Epilogue, GroupNormShape, LowRank, Matrix,
-};
+use crate::{Activation, AttentionShape, Conv, ConvEpilogue, Epilogue, GroupNorm, LowRank, Matrix};
 
 /// See [`crate::linear`].
 #[must_use]
@@ -159,27 +157,20 @@ pub fn attention(
 
 /// See [`crate::group_norm`].
 #[must_use]
-pub fn group_norm(
-    x: &[f32],
-    shape: GroupNormShape,
-    eps: f32,
-    weight: &[f32],
-    bias: &[f32],
-    silu: bool,
-) -> Vec<f32> {
-    let GroupNormShape { batch, positions, channels, groups } = shape;
-    let width = channels / groups;
+pub fn group_norm(x: &[f32], shape: [usize; 4], norm: &GroupNorm<'_>, silu: bool) -> Vec<f32> {
+    let [batch, height, width, channels] = shape;
+    let (positions, members) = (height * width, channels / norm.groups);
     let mut out = vec![0.0; x.len()];
     for image in 0..batch {
-        for group in 0..groups {
+        for group in 0..norm.groups {
             let indices: Vec<usize> = (0..positions)
-                .flat_map(|p| (0..width).map(move |c| (p, group * width + c)))
+                .flat_map(|p| (0..members).map(move |c| (p, group * members + c)))
                 .map(|(p, c)| (image * positions + p) * channels + c)
                 .collect();
             let values: Vec<f64> = indices.iter().map(|&i| f64::from(x[i])).collect();
-            for (&i, value) in indices.iter().zip(normed(&values, eps)) {
+            for (&i, value) in indices.iter().zip(normed(&values, norm.eps)) {
                 let channel = i % channels;
-                let y = value * f64::from(weight[channel]) + f64::from(bias[channel]);
+                let y = value * f64::from(norm.weight[channel]) + f64::from(norm.bias[channel]);
                 let activation = if silu { Activation::Silu } else { Activation::None };
                 out[i] = activate_one(y, activation) as f32;
             }

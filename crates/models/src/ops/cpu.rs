@@ -117,13 +117,10 @@ pub(super) fn group_norm(
 ) -> Result<Tensor> {
     let (weight, bias) = (affine.weight.values_f32(), affine.bias.values_f32());
     run("group_norm", x, None, None, |x, _, _| {
-        let shape = kernels::GroupNormShape {
-            batch: x.dims[0],
-            positions: x.dims[1] * x.dims[2],
-            channels: x.dims[3],
-            groups,
-        };
-        let y = kernels::group_norm(x.values, shape, affine.eps as f32, &weight, &bias, silu);
+        let shape = [x.dims[0], x.dims[1], x.dims[2], x.dims[3]];
+        let eps = affine.eps as f32;
+        let norm = kernels::GroupNorm { groups, eps, weight: &weight, bias: &bias };
+        let y = kernels::group_norm(x.values, shape, &norm, silu);
         (y, x.dims.to_vec())
     })
 }
