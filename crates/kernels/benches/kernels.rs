@@ -133,12 +133,15 @@ fn main() {
 
     bench.linear(77, 768, 768);
     bench.linear(2, 1280, 1280);
+    bench.linear(77, 1280, 1280);
     bench.linear(154, 2048, 1280);
     bench.linear(512, 1280, 1280);
     bench.linear(512, 5120, 1280);
     bench.linear(2048, 640, 640);
+    bench.linear(2048, 1280, 1280);
     bench.linear(2048, 2560, 640);
     bench.linear(8192, 640, 640);
+    bench.linear(8192, 1280, 1280);
     bench.geglu(512, 1280, 5120);
     bench.geglu(2048, 640, 2560);
     bench.geglu(8192, 640, 2560);
@@ -149,6 +152,7 @@ fn main() {
     bench.conv(1, 64, [320, 320], 1);
     bench.conv(1, 32, [1280, 640], 1);
     bench.conv(2, 16, [1280, 1280], 1);
+    bench.conv(2, 8, [1280, 1280], 1);
     bench.conv(1, 64, [640, 640], 2);
     bench.conv(1, 256, [256, 256], 1);
     bench.conv(1, 512, [128, 128], 1);
