@@ -34,6 +34,7 @@ mod matrix;
 mod norm;
 mod pack;
 mod parallel;
+mod quantized;
 pub mod reference;
 mod simd;
 
@@ -45,3 +46,4 @@ pub use linear::{Epilogue, add_low_rank, linear, linear_geglu};
 pub use math::Activation;
 pub use matrix::{Dtype, Matrix};
 pub use norm::{GroupNormShape, group_norm, layer_norm};
+pub use quantized::{linear_geglu_quantized, linear_quantized};

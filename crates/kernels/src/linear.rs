@@ -275,7 +275,7 @@ pub(crate) struct Finish<'a> {
 }
 
 impl<'a> Finish<'a> {
-    fn new(rows: usize, outputs: usize, epilogue: &Epilogue<'a>) -> Self {
+    pub(crate) fn new(rows: usize, outputs: usize, epilogue: &Epilogue<'a>) -> Self {
         if let Some(bias) = epilogue.bias {
             assert_eq!(bias.len(), outputs, "bias of a linear layer");
         }
