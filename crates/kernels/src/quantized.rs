@@ -19,13 +19,12 @@
 use std::ops::Range;
 
 use crate::buffer::{Output, Shared, with_scratch};
-use crate::gemm::Grid;
+use crate::gemm::{self, Grid, Target};
 use crate::isa::{Isa, per_isa};
-use crate::linear::{Epilogue, Finish};
-use crate::math::gelu;
+use crate::linear::{Branches, Epilogue, Finish, Gated, LowRank, gate_row};
 use crate::matrix::{Dtype, Matrix, as_bytes};
 use crate::parallel;
-use crate::simd::{INTEGERS, Integers, LANES, bf16_to_f32, f16_to_f32, padded};
+use crate::simd::{INTEGERS, Integers, LANES, bf16_to_f32, f16_to_f32};
 
 /// Longest depth block.
 const DEPTH_BLOCK: usize = 512;
@@ -66,20 +65,24 @@ pub fn linear_quantized(
     let outputs = weight.rows;
     assert_eq!(x.len(), rows * weight.cols, "x of a linear layer");
     let finish = Finish::new(rows, outputs, epilogue);
+    let branches = Branches::new(x, rows, weight, epilogue.low_rank);
     let right = Right { weight, gated: false };
     let mut output = Output::new(rows * outputs);
     let memory = output.shared();
     each_part(isa, x, rows, weight.cols, |left| {
         Grid::with_limits(left.rows, outputs, weight.cols, 768, 160).for_each(|rows, columns| {
             let first = left.first_row + rows.start;
-            let target = Target { memory, start: first * outputs + columns.start, stride: outputs };
+            let start = first * outputs + columns.start;
+            let target = Target { memory, start, stride: outputs, add: false };
             let finished = |done: Range<usize>| {
                 let done = first + done.start..first + done.end;
                 // SAFETY: this task's part, complete.
                 unsafe { finish.apply(isa, memory, done, columns.clone()) };
             };
+            let operands = (left, &right, &branches);
+            let part = (rows, columns.clone());
             // SAFETY: tasks do not overlap.
-            unsafe { multiply(isa, (left, &right), rows, columns.clone(), target, finished) };
+            unsafe { sum(isa, operands, part, target, |up| up, finished) };
         });
     });
     // SAFETY: the parts cover the rows, and each grid its part.
@@ -91,7 +94,7 @@ pub fn linear_quantized(
 ///
 /// # Shapes
 /// - `x`: `[rows, weight.cols()]`
-/// - `weight`: rows are first all values, then all gates; `bias` alike
+/// - `weight`: rows are first all values, then all gates; `bias` and the branches alike
 /// - result: `[rows, weight.rows() / 2]`
 ///
 /// # Panics
@@ -102,6 +105,7 @@ pub fn linear_geglu_quantized(
     rows: usize,
     weight: Matrix<'_>,
     bias: Option<&[f32]>,
+    low_rank: &[LowRank<'_>],
 ) -> Vec<f32> {
     let isa = Isa::current();
     assert_eq!(x.len(), rows * weight.cols, "x of a linear layer");
@@ -110,7 +114,9 @@ pub fn linear_geglu_quantized(
         assert_eq!(bias.len(), weight.rows, "bias of a linear layer");
     }
     let outputs = weight.rows / 2;
+    let branches = Branches::new(x, rows, weight, low_rank);
     let right = Right { weight, gated: true };
+    let gated = |up| Gated { weight: up, outputs };
     let zeros = vec![0.0; if bias.is_none() { weight.rows } else { 0 }];
     let (value_bias, gate_bias) = bias.unwrap_or(&zeros).split_at(outputs);
     let mut output = Output::new(rows * outputs);
@@ -124,7 +130,7 @@ pub fn linear_geglu_quantized(
             let biases = (&value_bias[columns.clone()], &gate_bias[columns.clone()]);
             with_scratch([rows.len() * stride], |[sums]| {
                 let sums = Shared::of(sums);
-                let target = Target { memory: sums, start: 0, stride };
+                let target = Target { memory: sums, start: 0, stride, add: false };
                 let wide = 2 * columns.start..2 * columns.start + stride;
                 let finished = |done: Range<usize>| {
                     for local in done {
@@ -139,13 +145,38 @@ pub fn linear_geglu_quantized(
                         gate_row(isa, sums, biases, out);
                     }
                 };
+                let operands = (left, &right, &branches);
                 // SAFETY: the sums are this task's own.
-                unsafe { multiply(isa, (left, &right), rows, wide, target, finished) };
+                unsafe { sum(isa, operands, (rows, wide), target, gated, finished) };
             });
         });
     });
     // SAFETY: the parts cover the rows, and each grid its part.
     unsafe { output.finish() }
+}
+
+/// The product in integers, then the branches in f32; `finished` as [`multiply`]'s `done`.
+///
+/// # Safety
+/// As [`multiply`].
+unsafe fn sum<'a, R: gemm::Right>(
+    isa: Isa,
+    (left, right, branches): (&Left<'_>, &Right<'_>, &Branches<'a>),
+    (rows, columns): (Range<usize>, Range<usize>),
+    target: Target,
+    wrap: impl Fn(Matrix<'a>) -> R,
+    mut finished: impl FnMut(Range<usize>),
+) {
+    let part = (left.first_row + rows.start..left.first_row + rows.end, columns.clone());
+    // SAFETY: passed on.
+    unsafe {
+        multiply(isa, (left, right), rows, columns, target, |done| {
+            if branches.is_empty() {
+                finished(done);
+            }
+        });
+        branches.add(isa, part, target, wrap, finished);
+    }
 }
 
 /// How the depth is cut into blocks: lengths are a multiple of [`INTEGERS`], but the last.
@@ -516,14 +547,6 @@ impl Number for Bf16 {
     }
 }
 
-/// Where a task's product goes: `C[i, j]` is number `start + i · stride + j` of `memory`.
-#[derive(Clone, Copy)]
-struct Target {
-    memory: Shared,
-    start: usize,
-    stride: usize,
-}
-
 /// Computes `rows × columns` of the product into `target`, on this thread.
 ///
 /// `done` is called with each block of rows (counted from the first row of the task) as soon
@@ -557,7 +580,7 @@ unsafe fn multiply(
                     pairs: pairs(&inputs),
                     columns: columns.len(),
                     target: Target { start: target.start + local.start * target.stride, ..target },
-                    accumulate: block > 0,
+                    accumulate: target.add || block > 0,
                 };
                 product.check();
                 // SAFETY: `check` has seen that operands are in bounds; the target is ours alone
@@ -720,29 +743,6 @@ fn store<S: Integers>(
     let (low_out, high_out) = out.split_at_mut(LANES);
     s.store(low, low_out.first_chunk_mut().expect("half a panel is a vector"));
     s.store(high, high_out.first_chunk_mut().expect("half a panel is a vector"));
-}
-
-per_isa! {
-    /// Sums of values and gates, panel after panel, become `value · gelu(gate)`.
-    fn gate_row(sums: &[f32], biases: (&[f32], &[f32]), out: &mut [f32]) = gate_row_body
-}
-
-#[inline(always)]
-fn gate_row_body<S: Integers>(s: S, sums: &[f32], biases: (&[f32], &[f32]), out: &mut [f32]) {
-    for (i, out) in out.chunks_mut(LANES).enumerate() {
-        let place = i / 2 * 2 * PANEL + i % 2 * LANES;
-        let columns = i * LANES..i * LANES + out.len();
-        let value = s.add(
-            s.load(sums[place..].first_chunk().expect("panels are whole")),
-            s.load(&padded(&biases.0[columns.clone()])),
-        );
-        let gate = s.add(
-            s.load(sums[place + PANEL..].first_chunk().expect("panels are whole")),
-            s.load(&padded(&biases.1[columns])),
-        );
-        let gated = s.lanes(s.mul(value, gelu(s, gate)));
-        out.copy_from_slice(&gated[..out.len()]);
-    }
 }
 
 /// Scratch as the integers it holds.

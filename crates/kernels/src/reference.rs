@@ -2,7 +2,11 @@
 //!
 //! Same arguments, same shapes; nothing here is clever.
 
-use crate::{Activation, AttentionShape, Conv, ConvEpilogue, Epilogue, GroupNormShape, Matrix};
+mod backward;
+
+pub use backward::*;
+
+use crate::{Activation, AttentionShape, Conv, ConvEpilogue, Epilogue, GroupNorm, LowRank, Matrix};
 
 /// See [`crate::linear`].
 #[must_use]
@@ -10,7 +14,8 @@ pub fn linear(x: &[f32], rows: usize, weight: Matrix<'_>, epilogue: &Epilogue<'_
     let mut out = Vec::with_capacity(rows * weight.rows());
     for row in 0..rows {
         for output in 0..weight.rows() {
-            let mut sum = dot(&x[row * weight.cols()..], weight, output);
+            let x = &x[row * weight.cols()..];
+            let mut sum = dot(x, weight, output) + branches(x, epilogue.low_rank, output);
             sum += epilogue.bias.map_or(0.0, |bias| f64::from(bias[output]));
             sum = activate_one(sum, epilogue.activation);
             sum += epilogue.residual.map_or(0.0, |residual| f64::from(residual[out.len()]));
@@ -22,13 +27,21 @@ pub fn linear(x: &[f32], rows: usize, weight: Matrix<'_>, epilogue: &Epilogue<'_
 
 /// See [`crate::linear_geglu`].
 #[must_use]
-pub fn linear_geglu(x: &[f32], rows: usize, weight: Matrix<'_>, bias: Option<&[f32]>) -> Vec<f32> {
+pub fn linear_geglu(
+    x: &[f32],
+    rows: usize,
+    weight: Matrix<'_>,
+    bias: Option<&[f32]>,
+    low_rank: &[LowRank<'_>],
+) -> Vec<f32> {
     let outputs = weight.rows() / 2;
     let mut out = Vec::with_capacity(rows * outputs);
     for row in 0..rows {
         for output in 0..outputs {
             let [value, gate] = [output, outputs + output].map(|output| {
-                dot(&x[row * weight.cols()..], weight, output)
+                let x = &x[row * weight.cols()..];
+                dot(x, weight, output)
+                    + branches(x, low_rank, output)
                     + bias.map_or(0.0, |bias| f64::from(bias[output]))
             });
             out.push((value * activate_one(gate, Activation::Gelu)) as f32);
@@ -37,28 +50,15 @@ pub fn linear_geglu(x: &[f32], rows: usize, weight: Matrix<'_>, bias: Option<&[f
     out
 }
 
-/// See [`crate::add_low_rank`].
-pub fn add_low_rank(
-    y: &mut [f32],
-    x: &[f32],
-    rows: usize,
-    down: Matrix<'_>,
-    up: Matrix<'_>,
-    scale: f32,
-) {
-    for row in 0..rows {
-        let narrow: Vec<f64> =
-            (0..down.rows()).map(|rank| dot(&x[row * down.cols()..], down, rank)).collect();
-        for output in 0..up.rows() {
-            let sum: f64 = narrow
-                .iter()
-                .enumerate()
-                .map(|(rank, number)| number * f64::from(up.get(output, rank)))
-                .sum();
-            let y = &mut y[row * up.rows() + output];
-            *y = (f64::from(*y) + f64::from(scale) * sum) as f32;
-        }
-    }
+/// What the branches add to `output`.
+fn branches(x: &[f32], low_rank: &[LowRank<'_>], output: usize) -> f64 {
+    let branch = |branch: &LowRank<'_>| {
+        let ranks = 0..branch.down.rows();
+        let sum: f64 =
+            ranks.map(|r| dot(x, branch.down, r) * f64::from(branch.up.get(output, r))).sum();
+        f64::from(branch.scale) * sum
+    };
+    low_rank.iter().map(branch).sum()
 }
 
 /// See [`crate::linear_quantized`].
@@ -86,6 +86,7 @@ pub fn linear_quantized(
         }
     }
     for (i, sum) in sums.iter_mut().enumerate() {
+        *sum += branches(&x[i / outputs * depth..], epilogue.low_rank, i % outputs);
         *sum += epilogue.bias.map_or(0.0, |bias| f64::from(bias[i % outputs]));
         *sum = activate_one(*sum, epilogue.activation);
         *sum += epilogue.residual.map_or(0.0, |residual| f64::from(residual[i]));
@@ -112,8 +113,10 @@ pub fn linear_geglu_quantized(
     rows: usize,
     weight: Matrix<'_>,
     bias: Option<&[f32]>,
+    low_rank: &[LowRank<'_>],
 ) -> Vec<f32> {
-    let sums = linear_quantized(x, rows, weight, &Epilogue { bias, ..Default::default() });
+    let sums =
+        linear_quantized(x, rows, weight, &Epilogue { low_rank, bias, ..Default::default() });
     let outputs = weight.rows() / 2;
     let gated = sums.chunks_exact(2 * outputs).flat_map(|row| {
         let (values, gates) = row.split_at(outputs);
@@ -221,27 +224,20 @@ pub fn attention(
 
 /// See [`crate::group_norm`].
 #[must_use]
-pub fn group_norm(
-    x: &[f32],
-    shape: GroupNormShape,
-    eps: f32,
-    weight: &[f32],
-    bias: &[f32],
-    silu: bool,
-) -> Vec<f32> {
-    let GroupNormShape { batch, positions, channels, groups } = shape;
-    let width = channels / groups;
+pub fn group_norm(x: &[f32], shape: [usize; 4], norm: &GroupNorm<'_>, silu: bool) -> Vec<f32> {
+    let [batch, height, width, channels] = shape;
+    let (positions, members) = (height * width, channels / norm.groups);
     let mut out = vec![0.0; x.len()];
     for image in 0..batch {
-        for group in 0..groups {
+        for group in 0..norm.groups {
             let indices: Vec<usize> = (0..positions)
-                .flat_map(|p| (0..width).map(move |c| (p, group * width + c)))
+                .flat_map(|p| (0..members).map(move |c| (p, group * members + c)))
                 .map(|(p, c)| (image * positions + p) * channels + c)
                 .collect();
             let values: Vec<f64> = indices.iter().map(|&i| f64::from(x[i])).collect();
-            for (&i, value) in indices.iter().zip(normed(&values, eps)) {
+            for (&i, value) in indices.iter().zip(normed(&values, norm.eps)) {
                 let channel = i % channels;
-                let y = value * f64::from(weight[channel]) + f64::from(bias[channel]);
+                let y = value * f64::from(norm.weight[channel]) + f64::from(norm.bias[channel]);
                 let activation = if silu { Activation::Silu } else { Activation::None };
                 out[i] = activate_one(y, activation) as f32;
             }

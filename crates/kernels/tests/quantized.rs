@@ -5,7 +5,7 @@ mod common;
 use common::{Random, Stored, close, each_isa, same};
 use proptest::prelude::*;
 use unwrong_kernels::{
-    Activation, Epilogue, Isa, Matrix, linear, linear_geglu, linear_geglu_quantized,
+    Activation, Epilogue, Isa, LowRank, Matrix, linear, linear_geglu, linear_geglu_quantized,
     linear_quantized, reference,
 };
 
@@ -38,6 +38,7 @@ proptest! {
             bias: bias.then_some(&bias_values),
             activation: [Activation::None, Activation::Silu][activation],
             residual: residual.then_some(&residual_values),
+            ..Default::default()
         };
         let expected = reference::linear_quantized(&x, rows, weight.matrix(), &epilogue);
         each_isa(|| {
@@ -56,10 +57,10 @@ proptest! {
         let weight = Stored::new(&mut random, dtype, offset, 2 * outputs, inputs);
         let bias_values = random.numbers(2 * outputs);
         let bias = bias.then_some(bias_values.as_slice());
-        let expected = reference::linear_geglu_quantized(&x, rows, weight.matrix(), bias);
+        let expected = reference::linear_geglu_quantized(&x, rows, weight.matrix(), bias, &[]);
         each_isa(|| {
             // A value's rounding is multiplied by its gate, and the other way round.
-            close(&linear_geglu_quantized(&x, rows, weight.matrix(), bias), &expected, 1000);
+            close(&linear_geglu_quantized(&x, rows, weight.matrix(), bias, &[]), &expected, 1000);
         });
     }
 }
@@ -82,8 +83,8 @@ fn the_error_is_below_a_thousandth() {
         let expected = linear(&x, rows, weight, &plain);
         let found = linear_quantized(&x, rows, weight, &plain);
         assert!(relative_error(&found, &expected) < 5e-4);
-        let expected = linear_geglu(&x, rows, weight, None);
-        let found = linear_geglu_quantized(&x, rows, weight, None);
+        let expected = linear_geglu(&x, rows, weight, None, &[]);
+        let found = linear_geglu_quantized(&x, rows, weight, None, &[]);
         assert!(relative_error(&found, &expected) < 1e-3);
     });
     // One input a hundred times the others, as transformers have them.
@@ -92,6 +93,29 @@ fn the_error_is_below_a_thousandth() {
         let expected = linear(&x, rows, weight, &plain);
         let found = linear_quantized(&x, rows, weight, &plain);
         assert!(relative_error(&found, &expected) < 5e-3);
+    });
+}
+
+#[test]
+fn branches_stay_exact() {
+    let (rows, inputs, outputs) = (70, 700, 40);
+    let mut random = Random(7);
+    let x = random.numbers(rows * inputs);
+    let weight = vec![0.0; 2 * outputs * inputs];
+    let weight = Matrix::from_f32(2 * outputs, inputs, &weight);
+    let (down, up) = (random.numbers(4 * inputs), random.numbers(2 * outputs * 4));
+    let branch = LowRank {
+        down: Matrix::from_f32(4, inputs, &down),
+        up: Matrix::from_f32(2 * outputs, 4, &up),
+        scale: 0.7,
+    };
+    let low_rank = [branch, LowRank { scale: -0.2, ..branch }];
+    let epilogue = Epilogue { low_rank: &low_rank, ..Default::default() };
+    each_isa(|| {
+        let exact = linear(&x, rows, weight, &epilogue);
+        same(&linear_quantized(&x, rows, weight, &epilogue), &exact);
+        let exact = linear_geglu(&x, rows, weight, None, &low_rank);
+        same(&linear_geglu_quantized(&x, rows, weight, None, &low_rank), &exact);
     });
 }
 
@@ -192,9 +216,23 @@ fn a_row_does_not_know_the_others() {
         let x = random.numbers(rows * inputs);
         let weight = Stored::new(&mut random, 1, 1, 2 * outputs, inputs);
         let bias = random.numbers(2 * outputs);
-        let epilogue = Epilogue { bias: Some(&bias), activation: Activation::Gelu, residual: None };
+        let down = random.numbers(3 * inputs);
+        let up = random.numbers(2 * outputs * 3);
+        let low_rank = [LowRank {
+            down: Matrix::from_f32(3, inputs, &down),
+            up: Matrix::from_f32(2 * outputs, 3, &up),
+            scale: 0.5,
+        }];
+        let epilogue = Epilogue {
+            low_rank: &low_rank,
+            bias: Some(&bias),
+            activation: Activation::Gelu,
+            residual: None,
+        };
         let plain = |x: &[f32], rows| linear_quantized(x, rows, weight.matrix(), &epilogue);
-        let gated = |x: &[f32], rows| linear_geglu_quantized(x, rows, weight.matrix(), Some(&bias));
+        let gated = |x: &[f32], rows| {
+            linear_geglu_quantized(x, rows, weight.matrix(), Some(&bias), &low_rank)
+        };
         each_isa(|| {
             let whole = on_any_threads(|| plain(&x, rows));
             let whole_gated = on_any_threads(|| gated(&x, rows));
