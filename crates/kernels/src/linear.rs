@@ -139,13 +139,18 @@ pub fn linear_geglu(
 }
 
 /// Low-rank branches of a layer, once `x · downᵀ` is known.
-struct Branches<'a> {
+pub(crate) struct Branches<'a> {
     /// Per branch: `scale · x · downᵀ`, `[rows, rank]`, and `up`.
     branches: Vec<(Vec<f32>, Matrix<'a>)>,
 }
 
 impl<'a> Branches<'a> {
-    fn new(x: &[f32], rows: usize, weight: Matrix<'_>, low_rank: &[LowRank<'a>]) -> Self {
+    pub(crate) fn new(
+        x: &[f32],
+        rows: usize,
+        weight: Matrix<'_>,
+        low_rank: &[LowRank<'a>],
+    ) -> Self {
         let narrow = |branch: &LowRank<'a>| {
             let &LowRank { down, up, scale } = branch;
             assert_eq!(up.cols, down.rows, "rank of a low-rank branch");
@@ -157,6 +162,10 @@ impl<'a> Branches<'a> {
             (narrow, up)
         };
         Self { branches: low_rank.iter().map(narrow).collect() }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.branches.is_empty()
     }
 
     /// As [`multiply`], with the branches' products added: their depth is one more block.
@@ -173,17 +182,31 @@ impl<'a> Branches<'a> {
         mut finished: impl FnMut(Range<usize>),
     ) {
         let depth = Depth::new(operands.0.width, 1);
-        let mut last = self.branches.len();
-        let mut done = |block: Range<usize>, branches: usize| {
-            if branches == 0 {
-                finished(block);
-            }
-        };
+        let part = (rows.clone(), columns.clone());
         // SAFETY: passed on.
         unsafe {
-            let (rows, columns) = (rows.clone(), columns.clone());
-            multiply(isa, operands, depth, rows, columns, target, |block| done(block, last));
+            multiply(isa, operands, depth, rows, columns, target, |block| {
+                if self.is_empty() {
+                    finished(block);
+                }
+            });
+            self.add(isa, part, target, right, finished);
         }
+    }
+
+    /// Adds the branches' products to sums that are there. Does nothing where there are none.
+    ///
+    /// # Safety
+    /// As [`multiply`].
+    pub(crate) unsafe fn add<R: Right>(
+        &self,
+        isa: Isa,
+        (rows, columns): (Range<usize>, Range<usize>),
+        target: Target,
+        right: impl Fn(Matrix<'a>) -> R,
+        mut finished: impl FnMut(Range<usize>),
+    ) {
+        let mut last = self.branches.len();
         for (narrow, up) in &self.branches {
             last -= 1;
             let left = Dense { x: narrow, width: up.cols };
@@ -193,7 +216,9 @@ impl<'a> Branches<'a> {
             // SAFETY: passed on.
             unsafe {
                 multiply(isa, (&left, &up), depth, rows, columns, target, |block| {
-                    done(block, last);
+                    if last == 0 {
+                        finished(block);
+                    }
                 });
             }
         }
@@ -210,9 +235,9 @@ impl Right for Matrix<'_> {
 /// Values and gates in turn, sixteen of each.
 ///
 /// Virtual column `32 p + j` is value `16 p + j`, and `32 p + 16 + j` its gate.
-struct Gated<'a> {
-    weight: Matrix<'a>,
-    outputs: usize,
+pub(crate) struct Gated<'a> {
+    pub(crate) weight: Matrix<'a>,
+    pub(crate) outputs: usize,
 }
 
 impl Right for Gated<'_> {
@@ -233,7 +258,8 @@ impl Right for Gated<'_> {
 }
 
 per_isa! {
-    fn gate_row(sums: &[f32], biases: (&[f32], &[f32]), out: &mut [f32]) = gate_row_body
+    /// Sums of values and gates, panel after panel, become `value · gelu(gate)`.
+    pub(crate) fn gate_row(sums: &[f32], biases: (&[f32], &[f32]), out: &mut [f32]) = gate_row_body
 }
 
 #[inline(always)]
@@ -283,7 +309,7 @@ pub(crate) struct Finish<'a> {
 }
 
 impl<'a> Finish<'a> {
-    fn new(rows: usize, outputs: usize, epilogue: &Epilogue<'a>) -> Self {
+    pub(crate) fn new(rows: usize, outputs: usize, epilogue: &Epilogue<'a>) -> Self {
         if let Some(bias) = epilogue.bias {
             assert_eq!(bias.len(), outputs, "bias of a linear layer");
         }
