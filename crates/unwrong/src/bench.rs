@@ -74,7 +74,8 @@ impl Pipeline {
         request: &GenerateRequest,
         case: Case,
     ) -> Result<Vec<f64>> {
-        let adapters = self.adapters(&self.completed(request)?)?.adapters;
+        let set = self.adapters(&self.completed(request)?)?;
+        let adapters = &set.adapters;
         match network {
             Network::Unet => self.bench_unet(&self.base, &adapters.unet, case),
             Network::RefinerUnet => {
@@ -109,7 +110,7 @@ impl Pipeline {
     ) -> Result<Prepared> {
         let config = stage.unet.config();
         let pooling = stage.encoders.last().ok_or(Error::NoPooledOutput)?;
-        let width = pooling.1.config().projection_dim;
+        let width = pooling.network.config().projection_dim;
         // Where it does not come out even, `prepare` says what does not fit.
         let ids = config.time_ids(width).unwrap_or_default();
         Ok(stage.unet.prepare(
@@ -153,7 +154,8 @@ impl Pipeline {
             Ok(|| {
                 for (reader, ids) in readers.iter().zip(&ids) {
                     let rows = vec![TokenRow { ids, mask: None }; case.batch];
-                    reader.network.encode(&reader.run, &rows, &self.device)?;
+                    let states = reader.network.encode(&reader.run, &rows, &self.device)?;
+                    reader.network.pool(&reader.run, &states, &rows)?;
                 }
                 Ok(())
             })
