@@ -12,4 +12,4 @@ mod norm;
 pub use activation::{activate_backward, geglu_backward};
 pub use conv::conv2d_backward;
 pub use linear::linear_backward;
-pub use norm::{GroupNormPass, group_norm_backward, layer_norm_backward};
+pub use norm::{group_norm_backward, layer_norm_backward};

@@ -14,9 +14,8 @@ use crate::isa::Isa;
 use crate::linear::Finish;
 use crate::math::Activation;
 use crate::matrix::Matrix;
-use crate::norm::scale_and_shift;
+use crate::norm::folded;
 use crate::pack::{Rows, pack};
-use crate::parallel;
 use crate::winograd::{self, Winograd};
 
 /// A convolution's weight and geometry.
@@ -43,20 +42,20 @@ pub struct ConvEpilogue<'a> {
     pub per_image: Option<&'a [f32]>,
     /// `[B, OH, OW, O]`.
     pub residual: Option<&'a [f32]>,
-    /// Adds all of it onto what the output holds: a residual in place.
+    /// Adds to what the output holds, in place of a residual.
     pub accumulate: bool,
 }
 
-/// A group norm folded into a convolution's reads: `x · factor + offset`, then SiLU.
+/// A group norm folded into a convolution's reads: `x · factor + offset`, then `SiLU` where asked.
 ///
-/// Padding is padding of the normalised image: zeros.
+/// Padding stays zero: it surrounds the image after the norm.
 #[derive(Clone, Copy, Debug)]
 pub struct Fold<'a> {
     /// `[B, C]`.
     pub factors: &'a [f32],
     /// `[B, C]`.
     pub offsets: &'a [f32],
-    /// Whether SiLU follows.
+    /// Applied last.
     pub silu: bool,
 }
 
@@ -103,13 +102,7 @@ pub fn conv2d(
     conv: &Conv<'_>,
     epilogue: &ConvEpilogue<'_>,
 ) -> (Vec<f32>, [usize; 4]) {
-    assert!(!epilogue.accumulate, "a new image holds nothing to add to");
-    let output_shape = conv.output_shape(shape);
-    let mut output = Output::new(output_shape.iter().product());
-    // SAFETY: it is written whole, and not read.
-    unsafe { run(output.shared(), x, shape, conv, None, epilogue) };
-    // SAFETY: it was written whole.
-    (unsafe { output.finish() }, output_shape)
+    conv2d_folded(x, shape, conv, None, epilogue)
 }
 
 /// As [`conv2d`], into `out`, with a group norm folded into the reads.
@@ -160,10 +153,21 @@ unsafe fn run(
         unsafe { layer.run(memory) };
         return;
     }
+    if epilogue.accumulate {
+        // In one piece, so that it is the sum that a residual would give.
+        let fresh = ConvEpilogue { accumulate: false, ..*epilogue };
+        let (sums, _) = conv2d_folded(x, shape, conv, fold, &fresh);
+        // SAFETY: ours, and written, by the caller.
+        let out = unsafe { memory.part(0..sums.len()) };
+        for (out, sum) in out.iter_mut().zip(&sums) {
+            *out += sum;
+        }
+        return;
+    }
     let normal;
     let x = match fold {
         Some(fold) => {
-            normal = fold.apply(isa, x, shape);
+            normal = folded(x, shape, fold);
             &normal
         }
         None => x,
@@ -184,27 +188,25 @@ unsafe fn run(
     }
 }
 
-impl Fold<'_> {
-    /// The normalised image.
-    fn apply(&self, isa: Isa, x: &[f32], [batch, h, w, channels]: [usize; 4]) -> Vec<f32> {
-        let image = h * w * channels;
-        let step = (65_536 / channels.max(1)).max(1) * channels;
-        let parts = image.div_ceil(step.max(1));
-        let mut output = Output::new(x.len());
-        let memory = output.shared();
-        parallel::for_each(batch * parts, 16 * x.len(), |index| {
-            let (image_index, part) = (index / parts, index % parts);
-            let start = image_index * image;
-            let range = start + part * step..start + image.min((part + 1) * step);
-            let of_image = image_index * channels..(image_index + 1) * channels;
-            // SAFETY: ranges do not overlap; it is only written.
-            let out = unsafe { memory.part(range.clone()) };
-            let (factors, offsets) = (&self.factors[of_image.clone()], &self.offsets[of_image]);
-            scale_and_shift(isa, &x[range], factors, offsets, self.silu, out);
-        });
-        // SAFETY: the ranges cover the output.
-        unsafe { output.finish() }
-    }
+/// [`conv2d`] on an image read through a norm.
+///
+/// # Panics
+/// If a length does not fit.
+#[must_use]
+pub fn conv2d_folded(
+    x: &[f32],
+    shape: [usize; 4],
+    conv: &Conv<'_>,
+    fold: Option<&Fold<'_>>,
+    epilogue: &ConvEpilogue<'_>,
+) -> (Vec<f32>, [usize; 4]) {
+    assert!(!epilogue.accumulate, "a fresh output holds nothing to add to");
+    let output_shape = conv.output_shape(shape);
+    let mut output = Output::new(output_shape.iter().product());
+    // SAFETY: it is written whole, and not read.
+    unsafe { run(output.shared(), x, shape, conv, fold, epilogue) };
+    // SAFETY: it was written whole.
+    (unsafe { output.finish() }, output_shape)
 }
 
 fn finish<'a>([b, h, w, outputs]: [usize; 4], epilogue: &ConvEpilogue<'a>) -> Finish<'a> {
@@ -233,10 +235,9 @@ unsafe fn multiply_all<L: Left, R: Right>(
     memory: Shared,
 ) {
     let rows = b * h * w;
-    let add = finish.accumulate;
     Grid::new(rows, outputs, depth.total()).for_each(|rows, columns| {
         let start = rows.start * outputs + columns.start;
-        let target = Target { memory, start, stride: outputs, add };
+        let target = Target { memory, start, stride: outputs, add: false };
         let finished = |block: Range<usize>| {
             let block = rows.start + block.start..rows.start + block.end;
             // SAFETY: this task's part, complete.

@@ -32,9 +32,12 @@ mod isa;
 mod linear;
 mod math;
 mod matrix;
+mod moments;
 mod norm;
 mod pack;
 mod parallel;
+mod quantized;
+mod recycle;
 pub mod reference;
 mod simd;
 mod winograd;
@@ -44,13 +47,16 @@ pub use attention::{
     attention_with_log_sum,
 };
 pub use backward::{
-    GroupNormPass, activate_backward, conv2d_backward, geglu_backward, group_norm_backward,
-    layer_norm_backward, linear_backward,
+    activate_backward, conv2d_backward, geglu_backward, group_norm_backward, layer_norm_backward,
+    linear_backward,
 };
-pub use conv::{Conv, ConvEpilogue, Fold, conv2d, conv2d_into};
-pub use elementwise::activate;
+pub use conv::{Conv, ConvEpilogue, Fold, conv2d, conv2d_folded, conv2d_into};
+pub use elementwise::{activate, double_rows};
 pub use isa::Isa;
-pub use linear::{Epilogue, add_low_rank, linear, linear_geglu};
+pub use linear::{Epilogue, LowRank, linear, linear_geglu};
 pub use math::Activation;
 pub use matrix::{Dtype, Matrix};
-pub use norm::{GroupNormShape, group_norm, layer_norm};
+pub use moments::Moments;
+pub use norm::{Factors, GroupNorm, group_norm, layer_norm};
+pub use quantized::{linear_geglu_quantized, linear_quantized};
+pub use recycle::Recycling;

@@ -5,10 +5,12 @@
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+mod integers;
 mod portable;
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) use avx2::Avx2;
+pub(crate) use integers::{INTEGERS, Integers};
 pub(crate) use portable::{Portable, bf16_to_f32, f16_to_f32};
 
 /// Lanes of a vector.

@@ -5,9 +5,9 @@ mod common;
 use common::{Random, Stored, close, close_to, each_isa};
 use proptest::prelude::*;
 use unwrong_kernels::{
-    Activation, AttentionPass, AttentionShape, Conv, ConvEpilogue, Epilogue, GroupNormPass,
-    GroupNormShape, activate_backward, attention_backward, attention_with_log_sum, conv2d_backward,
-    geglu_backward, group_norm_backward, layer_norm_backward, linear_backward, reference,
+    Activation, AttentionPass, AttentionShape, Conv, ConvEpilogue, Epilogue, GroupNorm,
+    activate_backward, attention_backward, attention_with_log_sum, conv2d_backward, geglu_backward,
+    group_norm_backward, layer_norm_backward, linear_backward, reference,
 };
 
 const ACTIVATIONS: [Activation; 4] =
@@ -92,15 +92,17 @@ proptest! {
         groups in 1_usize..5, width in 1_usize..9, silu: bool, seed: u64,
     ) {
         let channels = groups * width;
-        let shape = GroupNormShape { batch, positions, channels, groups };
+        let shape = [batch, 1, positions, channels];
         let mut random = Random(seed);
         let x: Vec<f32> =
             random.numbers(batch * positions * channels).iter().map(|x| x + 3.0).collect();
         let dy = random.numbers(x.len());
         let (weight, bias) = (&random.numbers(channels), &random.numbers(channels));
-        let pass = GroupNormPass { x: &x, shape, eps: 1e-2, weight, bias, silu };
-        let expected = reference::group_norm_backward(&pass, &dy);
-        each_isa(|| close_to(&group_norm_backward(&pass, &dy), &expected, 1e-4));
+        let norm = GroupNorm { groups, eps: 1e-2, weight, bias };
+        let expected = reference::group_norm_backward(&dy, &x, shape, &norm, silu);
+        each_isa(|| {
+            close_to(&group_norm_backward(&dy, &x, shape, &norm, silu), &expected, 1e-4);
+        });
     }
 
     #[test]
@@ -218,11 +220,10 @@ fn norm_gradients_are_slopes() {
     let mut random = Random(4);
     let (x, dy) = (random.numbers(2 * 30 * 12), random.numbers(2 * 30 * 12));
     let (weight, bias) = (&random.numbers(12), &random.numbers(12));
-    let shape = GroupNormShape { batch: 2, positions: 30, channels: 12, groups: 3 };
+    let (shape, norm) = ([2, 5, 6, 12], GroupNorm { groups: 3, eps: 1e-5, weight, bias });
     for silu in [false, true] {
-        let pass = GroupNormPass { x: &x, shape, eps: 1e-5, weight, bias, silu };
-        is_the_slope(&x, &dy, &group_norm_backward(&pass, &dy), |x| {
-            reference::group_norm(x, shape, 1e-5, weight, bias, silu)
+        is_the_slope(&x, &dy, &group_norm_backward(&dy, &x, shape, &norm, silu), |x| {
+            reference::group_norm(x, shape, &norm, silu)
         });
     }
     is_the_slope(&x, &dy, &layer_norm_backward(&dy, &x, 12, 1e-5, weight), |x| {

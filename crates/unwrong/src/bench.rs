@@ -74,7 +74,8 @@ impl Pipeline {
         request: &GenerateRequest,
         case: Case,
     ) -> Result<Vec<f64>> {
-        let adapters = self.adapters(&self.completed(request)?)?.adapters;
+        let set = self.adapters(&self.completed(request)?)?;
+        let adapters = &set.adapters;
         match network {
             Network::Unet => self.bench_unet(&self.base, &adapters.unet, case),
             Network::RefinerUnet => {
@@ -96,7 +97,7 @@ impl Pipeline {
         let channels = stage.unet.config().in_channels;
         case.time(|size| {
             let latents = self.invented(&latents_of(size, case.batch, channels))?;
-            Ok(move || Ok(drop(stage.unet.forward(&run, &latents, TIMESTEP, prepared)?)))
+            Ok(move || Ok(stage.unet.forward(&run, &latents, TIMESTEP, prepared)?))
         })
     }
 
@@ -109,7 +110,7 @@ impl Pipeline {
     ) -> Result<Prepared> {
         let config = stage.unet.config();
         let pooling = stage.encoders.last().ok_or(Error::NoPooledOutput)?;
-        let width = pooling.1.config().projection_dim;
+        let width = pooling.network.config().projection_dim;
         // Where it does not come out even, `prepare` says what does not fit.
         let ids = config.time_ids(width).unwrap_or_default();
         Ok(stage.unet.prepare(
@@ -125,7 +126,7 @@ impl Pipeline {
         let channels = self.vae.config().latent_channels;
         case.time(|size| {
             let latents = self.invented(&latents_of(size, case.batch, channels))?;
-            Ok(move || Ok(drop(self.vae.decode(&run, &latents)?)))
+            Ok(move || Ok(self.vae.decode(&run, &latents)?))
         })
     }
 
@@ -135,7 +136,7 @@ impl Pipeline {
         case.time(|Size { width, height }| {
             let shape = [case.batch, height as usize, width as usize, channels];
             let pixels = (self.invented(&shape)? * 0.5)?;
-            Ok(move || Ok(drop(self.vae.encode(&run, &pixels)?)))
+            Ok(move || Ok(self.vae.encode(&run, &pixels)?))
         })
     }
 
@@ -153,7 +154,8 @@ impl Pipeline {
             Ok(|| {
                 for (reader, ids) in readers.iter().zip(&ids) {
                     let rows = vec![TokenRow { ids, mask: None }; case.batch];
-                    reader.network.encode(&reader.run, &rows, &self.device)?;
+                    let states = reader.network.encode(&reader.run, &rows, &self.device)?;
+                    reader.network.pool(&reader.run, &states, &rows)?;
                 }
                 Ok(())
             })
@@ -169,7 +171,7 @@ impl Pipeline {
 
 impl Case {
     /// Runs once at the warm-up's size, then `runs` times at the case's.
-    fn time<Once: FnMut() -> Result<()>>(
+    fn time<T, Once: FnMut() -> Result<T>>(
         self,
         mut ready: impl FnMut(Size) -> Result<Once>,
     ) -> Result<Vec<f64>> {
@@ -178,7 +180,7 @@ impl Case {
         (0..self.runs)
             .map(|_| {
                 let started = Instant::now();
-                once()?;
+                std::hint::black_box(once()?);
                 Ok(started.elapsed().as_secs_f64())
             })
             .collect()

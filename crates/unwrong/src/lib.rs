@@ -26,6 +26,7 @@ pub mod picture;
 pub mod pipeline;
 pub mod plan;
 pub mod progress;
+mod recent;
 pub mod request;
 pub mod sampler;
 pub mod schedule;

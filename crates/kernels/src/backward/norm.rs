@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use crate::buffer::{Output, with_scratch};
 use crate::isa::{Isa, per_isa};
 use crate::math::{Activation, slope};
-use crate::norm::GroupNormShape;
+use crate::norm::GroupNorm;
 use crate::parallel;
 use crate::simd::{LANES, Simd, update_with};
 
@@ -145,39 +145,29 @@ fn sum_of<S: Simd>(s: S, [a, b]: [&[f32]; 2], fill: f32, f: impl Fn(S::V, S::V) 
     s.sum(sum)
 }
 
-/// What [`group_norm`](crate::group_norm) was given, and its gradient.
-#[derive(Clone, Copy, Debug)]
-pub struct GroupNormPass<'a> {
-    /// `[batch, positions, channels]`.
-    pub x: &'a [f32],
-    /// Sizes.
-    pub shape: GroupNormShape,
-    /// Added to the variance.
-    pub eps: f32,
-    /// `[channels]`.
-    pub weight: &'a [f32],
-    /// `[channels]`.
-    pub bias: &'a [f32],
-    /// Whether `SiLU` followed.
-    pub silu: bool,
-}
-
 /// The gradient for `x`, given `dy` for [`group_norm`](crate::group_norm)`(x)`.
 ///
 /// Sums are taken in f64, over parts of an image that depend on its size only.
 ///
+/// # Shapes
+/// - `dy`, `x`, result: `[B, H, W, C]` as `shape` says
+///
 /// # Panics
 /// If a length does not fit or the groups do not divide the channels.
 #[must_use]
-pub fn group_norm_backward(pass: &GroupNormPass<'_>, dy: &[f32]) -> Vec<f32> {
+pub fn group_norm_backward(
+    dy: &[f32],
+    x: &[f32],
+    shape: [usize; 4],
+    norm: &GroupNorm<'_>,
+    silu: bool,
+) -> Vec<f32> {
     let isa = Isa::current();
-    let &GroupNormPass { x, shape, weight, bias, .. } = pass;
-    let GroupNormShape { batch, positions, channels, groups } = shape;
+    let [batch, height, width, channels] = shape;
+    let positions = height * width;
     assert_eq!(x.len(), batch * positions * channels, "x of {shape:?}");
     assert_eq!(dy.len(), x.len(), "gradient of {shape:?}");
-    assert_eq!(weight.len(), channels, "weight of {shape:?}");
-    assert_eq!(bias.len(), channels, "bias of {shape:?}");
-    assert!(groups > 0 && channels % groups == 0, "groups of {shape:?}");
+    norm.check(channels);
     if x.is_empty() {
         return Vec::new();
     }
@@ -206,11 +196,14 @@ pub fn group_norm_backward(pass: &GroupNormPass<'_>, dy: &[f32]) -> Vec<f32> {
 
     let moments = sums_of(None);
     let moments = moments.chunks_exact(parts * 2 * channels);
-    let layers: Vec<Layer> = moments.map(|sums| Layer::new(pass, sums)).collect();
+    let layers: Vec<Layer> = moments.map(|sums| Layer::new(norm, positions, sums, silu)).collect();
     let products = sums_of(Some(&layers));
     let products = products.chunks_exact(parts * 2 * channels);
-    let lines: Vec<[Vec<f32>; 3]> =
-        layers.iter().zip(products).map(|(layer, sums)| layer.line(pass, sums)).collect();
+    let lines: Vec<[Vec<f32>; 3]> = layers
+        .iter()
+        .zip(products)
+        .map(|(layer, sums)| layer.line(norm, positions, sums))
+        .collect();
 
     let mut output = Output::new(x.len());
     let memory = output.shared();
@@ -249,21 +242,21 @@ fn group_sums(sums: &[f64], channels: usize, group: std::ops::Range<usize>) -> (
 
 impl Layer {
     /// From the sums of `x` and of its squares.
-    fn new(pass: &GroupNormPass<'_>, sums: &[f64]) -> Self {
-        let GroupNormShape { positions, channels, groups, .. } = pass.shape;
-        let width = channels / groups;
+    fn new(norm: &GroupNorm<'_>, positions: usize, sums: &[f64], silu: bool) -> Self {
+        let channels = norm.weight.len();
+        let width = channels / norm.groups;
         let count = (positions * width) as f64;
-        let mut layer = Self { factors: vec![], offsets: vec![], silu: pass.silu, groups: vec![] };
+        let mut layer = Self { factors: vec![], offsets: vec![], silu, groups: vec![] };
         for group in (0..channels).step_by(width).map(|first| first..first + width) {
             let (sum, squares) = group_sums(sums, channels, group.clone());
             let mean = sum / count;
             let variance = (squares / count - mean * mean).max(0.0);
-            let inverse = 1.0 / (variance + f64::from(pass.eps)).sqrt();
+            let inverse = 1.0 / (variance + f64::from(norm.eps)).sqrt();
             layer.groups.push((mean, inverse));
             for channel in group {
-                let factor = f64::from(pass.weight[channel]) * inverse;
+                let factor = f64::from(norm.weight[channel]) * inverse;
                 layer.factors.push(factor as f32);
-                layer.offsets.push((f64::from(pass.bias[channel]) - mean * factor) as f32);
+                layer.offsets.push((f64::from(norm.bias[channel]) - mean * factor) as f32);
             }
         }
         layer
@@ -271,13 +264,13 @@ impl Layer {
 
     /// The gradient as `a · dz + b · x + c` of each channel, `dz` that for the norm's result,
     /// from the sums of `dz` and of `dz · x`.
-    fn line(&self, pass: &GroupNormPass<'_>, sums: &[f64]) -> [Vec<f32>; 3] {
-        let GroupNormShape { positions, channels, groups, .. } = pass.shape;
-        let width = channels / groups;
+    fn line(&self, norm: &GroupNorm<'_>, positions: usize, sums: &[f64]) -> [Vec<f32>; 3] {
+        let channels = norm.weight.len();
+        let width = channels / norm.groups;
         let count = (positions * width) as f64;
         let mut weighted = sums.to_vec();
         for half in weighted.chunks_exact_mut(channels) {
-            for (sum, weight) in half.iter_mut().zip(pass.weight) {
+            for (sum, weight) in half.iter_mut().zip(norm.weight) {
                 *sum *= f64::from(*weight);
             }
         }
@@ -289,7 +282,7 @@ impl Layer {
             let second = (product - mean * sum) * inverse / count;
             let slope = inverse * inverse * second;
             for channel in group {
-                a.push((inverse * f64::from(pass.weight[channel])) as f32);
+                a.push((inverse * f64::from(norm.weight[channel])) as f32);
                 b.push(-slope as f32);
                 c.push((slope * mean - inverse * first) as f32);
             }

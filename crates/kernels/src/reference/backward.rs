@@ -1,9 +1,7 @@
 //! The backward kernels again, in plain loops over f64.
 
 use super::{activate_one, erf};
-use crate::{
-    Activation, AttentionPass, AttentionShape, Conv, GroupNormPass, GroupNormShape, Matrix,
-};
+use crate::{Activation, AttentionPass, AttentionShape, Conv, GroupNorm, Matrix};
 
 /// The second result of [`crate::attention_with_log_sum`].
 #[must_use]
@@ -162,24 +160,31 @@ pub fn layer_norm_backward(
 
 /// See [`crate::group_norm_backward`].
 #[must_use]
-pub fn group_norm_backward(pass: &GroupNormPass<'_>, dy: &[f32]) -> Vec<f32> {
-    let &GroupNormPass { x, shape, eps, weight, bias, silu } = pass;
-    let GroupNormShape { batch, positions, channels, groups } = shape;
+pub fn group_norm_backward(
+    dy: &[f32],
+    x: &[f32],
+    shape: [usize; 4],
+    norm: &GroupNorm<'_>,
+    silu: bool,
+) -> Vec<f32> {
+    let [batch, height, width, channels] = shape;
+    let (positions, members) = (height * width, channels / norm.groups);
     // What SiLU read.
-    let normed = super::group_norm(x, shape, eps, weight, bias, false);
+    let normed = super::group_norm(x, shape, norm, false);
     let activation = if silu { Activation::Silu } else { Activation::None };
     let dz = activate_backward(dy, &normed, activation);
-    let width = channels / groups;
     let mut dx = vec![0.0; x.len()];
-    for (image, group) in (0..batch).flat_map(|i| (0..groups).map(move |group| (i, group))) {
+    for (image, group) in (0..batch).flat_map(|i| (0..norm.groups).map(move |group| (i, group))) {
         let indices: Vec<usize> = (0..positions)
-            .flat_map(|p| (0..width).map(move |c| (p, group * width + c)))
+            .flat_map(|p| (0..members).map(move |c| (p, group * members + c)))
             .map(|(p, c)| (image * positions + p) * channels + c)
             .collect();
-        let g: Vec<f64> =
-            indices.iter().map(|&i| f64::from(dz[i]) * f64::from(weight[i % channels])).collect();
+        let g: Vec<f64> = indices
+            .iter()
+            .map(|&i| f64::from(dz[i]) * f64::from(norm.weight[i % channels]))
+            .collect();
         let x: Vec<f32> = indices.iter().map(|&i| x[i]).collect();
-        for (&i, gradient) in indices.iter().zip(before_norm(&g, &x, eps)) {
+        for (&i, gradient) in indices.iter().zip(before_norm(&g, &x, norm.eps)) {
             dx[i] = gradient;
         }
     }
