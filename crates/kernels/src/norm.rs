@@ -1,171 +1,121 @@
 //! Group norm and layer norm.
 
 use crate::buffer::Output;
+use crate::conv::Fold;
 use crate::isa::{Isa, per_isa};
 use crate::math::{Activation, apply};
+use crate::moments::Moments;
 use crate::parallel;
 use crate::simd::{LANES, Simd, padded};
 
-/// Sizes of a group norm.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct GroupNormShape {
-    /// Images.
-    pub batch: usize,
-    /// Pixels of an image.
-    pub positions: usize,
-    /// Numbers of a pixel.
-    pub channels: usize,
+/// Scale and shift of a group norm.
+#[derive(Clone, Copy, Debug)]
+pub struct GroupNorm<'a> {
     /// Groups of neighbouring channels that share mean and variance.
     pub groups: usize,
+    /// Added to the variance.
+    pub eps: f32,
+    /// `[C]`.
+    pub weight: &'a [f32],
+    /// `[C]`.
+    pub bias: &'a [f32],
+}
+
+/// What a group norm comes to once the statistics are known: `x · factor + offset`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Factors {
+    /// `[B, C]`.
+    pub factors: Vec<f32>,
+    /// `[B, C]`.
+    pub offsets: Vec<f32>,
 }
 
 /// Elementwise work, in the multiplications that [`parallel`] counts.
 const COST: usize = 4;
 
-/// Group norm on `[B, positions, channels]`, then `SiLU` where asked for.
-///
-/// Sums are taken in f64, over parts of an image that depend on its size only; an image's
-/// result does not depend on the others or the threads.
-///
-/// # Shapes
-/// - `x`, result: `[batch, positions, channels]`
-/// - `weight`, `bias`: `[channels]`
+impl GroupNorm<'_> {
+    /// The statistics of images, as factors and offsets; an image does not know the others.
+    ///
+    /// # Shapes
+    /// - `x`: `[B, H, W, C]` as `shape` says
+    ///
+    /// # Panics
+    /// If a length does not fit or the groups do not divide the channels.
+    #[must_use]
+    pub fn factors(&self, x: &[f32], shape: [usize; 4]) -> Factors {
+        let [_, height, width, channels] = shape;
+        assert_eq!(x.len(), shape.iter().product::<usize>(), "x of {shape:?}");
+        self.check(channels);
+        let mut all = Factors::default();
+        if x.is_empty() {
+            return all;
+        }
+        for image in x.chunks_exact(height * width * channels) {
+            let mut moments = Moments::new(width, channels);
+            moments.add_rows(image);
+            let Factors { factors, offsets } = moments.factors(self);
+            all.factors.extend(factors);
+            all.offsets.extend(offsets);
+        }
+        all
+    }
+
+    pub(crate) fn check(&self, channels: usize) {
+        assert_eq!(self.weight.len(), channels, "weight of a group norm");
+        assert_eq!(self.bias.len(), channels, "bias of a group norm");
+        let divides = self.groups > 0 && channels.is_multiple_of(self.groups);
+        assert!(divides, "{} groups of {channels} channels", self.groups);
+    }
+}
+
+impl Factors {
+    /// For a convolution that reads through it.
+    #[must_use]
+    pub fn fold(&self, silu: bool) -> Fold<'_> {
+        Fold { factors: &self.factors, offsets: &self.offsets, silu }
+    }
+}
+
+/// Group norm of images `[B, H, W, C]`, then `SiLU` where asked for.
 ///
 /// # Panics
 /// If a length does not fit or the groups do not divide the channels.
 #[must_use]
-pub fn group_norm(
-    x: &[f32],
-    shape: GroupNormShape,
-    eps: f32,
-    weight: &[f32],
-    bias: &[f32],
-    silu: bool,
-) -> Vec<f32> {
+pub fn group_norm(x: &[f32], shape: [usize; 4], norm: &GroupNorm<'_>, silu: bool) -> Vec<f32> {
+    folded(x, shape, &norm.factors(x, shape).fold(silu))
+}
+
+/// `x` as a convolution with this fold reads it.
+pub(crate) fn folded(x: &[f32], shape: [usize; 4], fold: &Fold<'_>) -> Vec<f32> {
     let isa = Isa::current();
-    let GroupNormShape { batch, positions, channels, groups } = shape;
-    assert_eq!(x.len(), batch * positions * channels, "x of {shape:?}");
-    assert_eq!(weight.len(), channels, "weight of {shape:?}");
-    assert_eq!(bias.len(), channels, "bias of {shape:?}");
-    assert!(groups > 0 && channels % groups == 0, "groups of {shape:?}");
+    let [batch, height, width, channels] = shape;
+    assert_eq!(x.len(), shape.iter().product::<usize>(), "x of {shape:?}");
+    assert_eq!(fold.factors.len(), batch * channels, "factors of {shape:?}");
+    assert_eq!(fold.offsets.len(), batch * channels, "offsets of {shape:?}");
     if x.is_empty() {
         return Vec::new();
     }
-
-    // Parts of an image: at least 64 pixels, at most 64 parts. Nothing else may set this.
-    let step = positions.div_ceil(64).max(64);
-    let parts = positions.div_ceil(step);
-    let part = |index: usize| {
-        let (image, part) = (index / parts, index % parts);
-        let pixels = part * step..positions.min((part + 1) * step);
-        (
-            image,
-            (image * positions + pixels.start) * channels
-                ..(image * positions + pixels.end) * channels,
-        )
-    };
-    let work = COST * x.len();
-
-    // Per part: the sum of each channel, then the sum of its squares.
-    let mut sums = vec![0.0_f64; batch * parts * 2 * channels];
-    {
-        let shared = SharedSums(sums.as_mut_ptr());
-        parallel::for_each(batch * parts, work, |index| {
-            let shared = &shared;
-            // SAFETY: each task has its own `2 · channels` numbers of `sums`.
-            let sums = unsafe {
-                std::slice::from_raw_parts_mut(shared.0.add(index * 2 * channels), 2 * channels)
-            };
-            let (sums, squares) = sums.split_at_mut(channels);
-            add_moments(isa, &x[part(index).1], sums, squares);
-        });
-    }
-
-    let affine: Vec<(Vec<f32>, Vec<f32>)> = sums
-        .chunks_exact(parts * 2 * channels)
-        .map(|sums| affine(sums, shape, eps, weight, bias))
-        .collect();
-
+    let pixels = height * width;
+    let step = (65_536 / channels).max(1);
+    let steps = pixels.div_ceil(step);
     let mut output = Output::new(x.len());
     let memory = output.shared();
-    parallel::for_each(batch * parts, work, |index| {
-        let (image, range) = part(index);
-        let (factors, offsets) = &affine[image];
-        // SAFETY: parts do not overlap; it is only written.
+    parallel::for_each(batch * steps, COST * x.len(), |index| {
+        let (image, first) = (index / steps, index % steps * step);
+        let range = (image * pixels + first) * channels
+            ..(image * pixels + pixels.min(first + step)) * channels;
+        let channels = image * channels..(image + 1) * channels;
+        let (factors, offsets) = (&fold.factors[channels.clone()], &fold.offsets[channels]);
+        // SAFETY: ranges do not overlap; it is only written.
         let out = unsafe { memory.part(range.clone()) };
-        scale_and_shift(isa, &x[range], factors, offsets, silu, out);
+        scale_and_shift(isa, &x[range], factors, offsets, fold.silu, out);
     });
-    // SAFETY: the parts cover the output.
+    // SAFETY: the ranges cover the output.
     unsafe { output.finish() }
 }
 
-struct SharedSums(*mut f64);
-// SAFETY: tasks use disjoint parts.
-unsafe impl Sync for SharedSums {}
-
 per_isa! {
-    fn add_moments(x: &[f32], sums: &mut [f64], squares: &mut [f64]) = add_moments_body
-}
-
-/// Adds up pixels, four at a time: the running sums are read and written that much less.
-#[inline(always)]
-fn add_moments_body<S: Simd>(_: S, x: &[f32], sums: &mut [f64], squares: &mut [f64]) {
-    let channels = sums.len();
-    let mut fours = x.chunks_exact(4 * channels);
-    for four in &mut fours {
-        let (a, rest) = four.split_at(channels);
-        let (b, rest) = rest.split_at(channels);
-        let (c, d) = rest.split_at(channels);
-        for i in 0..channels {
-            let [a, b, c, d] = [a[i], b[i], c[i], d[i]].map(f64::from);
-            sums[i] += (a + b) + (c + d);
-            squares[i] += (a * a + b * b) + (c * c + d * d);
-        }
-    }
-    for pixel in fours.remainder().chunks_exact(channels) {
-        for (i, &value) in pixel.iter().enumerate() {
-            let value = f64::from(value);
-            sums[i] += value;
-            squares[i] += value * value;
-        }
-    }
-}
-
-/// The factor and offset of each channel of one image.
-fn affine(
-    sums: &[f64],
-    shape: GroupNormShape,
-    eps: f32,
-    weight: &[f32],
-    bias: &[f32],
-) -> (Vec<f32>, Vec<f32>) {
-    let GroupNormShape { positions, channels, groups, .. } = shape;
-    let width = channels / groups;
-    let count = (positions * width) as f64;
-    let mut factors = Vec::with_capacity(channels);
-    let mut offsets = Vec::with_capacity(channels);
-    for group in 0..groups {
-        let (mut sum, mut squares) = (0.0, 0.0);
-        for part in sums.chunks_exact(2 * channels) {
-            for channel in group * width..(group + 1) * width {
-                sum += part[channel];
-                squares += part[channels + channel];
-            }
-        }
-        let mean = sum / count;
-        let variance = (squares / count - mean * mean).max(0.0);
-        let inverse = 1.0 / (variance + f64::from(eps)).sqrt();
-        for channel in group * width..(group + 1) * width {
-            let factor = f64::from(weight[channel]) * inverse;
-            factors.push(factor as f32);
-            offsets.push((f64::from(bias[channel]) - mean * factor) as f32);
-        }
-    }
-    (factors, offsets)
-}
-
-per_isa! {
-    fn scale_and_shift(
+    pub(crate) fn scale_and_shift(
         x: &[f32],
         factors: &[f32],
         offsets: &[f32],

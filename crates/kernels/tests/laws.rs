@@ -5,8 +5,9 @@ mod common;
 
 use common::{Random, Stored, each_isa, same};
 use unwrong_kernels::{
-    Activation, AttentionShape, Conv, ConvEpilogue, Epilogue, GroupNormShape, Matrix, activate,
-    add_low_rank, attention, conv2d, group_norm, layer_norm, linear, linear_geglu,
+    Activation, AttentionShape, Conv, ConvEpilogue, Epilogue, Fold, GroupNorm, LowRank, Matrix,
+    activate, attention, conv2d, conv2d_folded, conv2d_into, double_rows, group_norm, layer_norm,
+    linear, linear_geglu,
 };
 
 /// Runs `kernel` on 1, 2, 3 and 7 threads and expects the same bits; returns them.
@@ -41,7 +42,8 @@ fn a_row_of_a_linear_layer_does_not_know_the_others() {
         let x = random.numbers(rows * inputs);
         let weight = Stored::new(&mut random, 1, 1, outputs, inputs);
         let bias = random.numbers(outputs);
-        let epilogue = Epilogue { bias: Some(&bias), activation: Activation::Gelu, residual: None };
+        let epilogue =
+            Epilogue { bias: Some(&bias), activation: Activation::Gelu, ..Default::default() };
         each_isa(|| {
             let whole = on_any_threads(|| linear(&x, rows, weight.matrix(), &epilogue));
             for count in [1, 5, 6, 7] {
@@ -62,10 +64,10 @@ fn a_row_of_a_gated_layer_does_not_know_the_others() {
     let weight = Stored::new(&mut random, 1, 1, 2 * outputs, inputs);
     let bias = random.numbers(2 * outputs);
     each_isa(|| {
-        let whole = on_any_threads(|| linear_geglu(&x, rows, weight.matrix(), Some(&bias)));
+        let whole = on_any_threads(|| linear_geglu(&x, rows, weight.matrix(), Some(&bias), &[]));
         parts_alone(&whole, 2, |i| {
             let x = &x[i * rows / 2 * inputs..][..rows / 2 * inputs];
-            linear_geglu(x, rows / 2, weight.matrix(), Some(&bias))
+            linear_geglu(x, rows / 2, weight.matrix(), Some(&bias), &[])
         });
     });
 }
@@ -75,18 +77,48 @@ fn a_row_of_a_low_rank_branch_does_not_know_the_others() {
     let (rows, inputs, outputs, rank) = (600, 640, 640, 12);
     let mut random = Random(3);
     let x = random.numbers(rows * inputs);
-    let y = random.numbers(rows * outputs);
+    let weight = Stored::new(&mut random, 1, 1, outputs, inputs);
     let (down, up) = (random.numbers(rank * inputs), random.numbers(outputs * rank));
     let run = |range: std::ops::Range<usize>| {
-        let mut y = y[range.start * outputs..range.end * outputs].to_vec();
-        let x = &x[range.start * inputs..range.end * inputs];
         let down = Matrix::from_f32(rank, inputs, &down);
-        add_low_rank(&mut y, x, range.len(), down, Matrix::from_f32(outputs, rank, &up), 0.5);
-        y
+        let up = Matrix::from_f32(outputs, rank, &up);
+        let low_rank = &[LowRank { down, up, scale: 0.5 }];
+        let x = &x[range.start * inputs..range.end * inputs];
+        let epilogue = Epilogue { low_rank, ..Default::default() };
+        linear(x, range.len(), weight.matrix(), &epilogue)
     };
     each_isa(|| {
         let whole = on_any_threads(|| run(0..rows));
         parts_alone(&whole, 3, |i| run(i * 200..(i + 1) * 200));
+    });
+}
+
+#[test]
+fn a_band_of_an_image_is_convolved_as_in_the_whole() {
+    let (h, w, channels, outputs) = (70, 45, 24, 20);
+    let mut random = Random(14);
+    let x = random.numbers(h * w * channels);
+    let weight = Stored::new(&mut random, 1, 1, outputs, 9 * channels);
+    let conv = |top, bottom| Conv {
+        weight: weight.matrix(),
+        kernel: 3,
+        stride: 1,
+        padding: [top, bottom, 1, 1],
+        upsample: false,
+    };
+    let epilogue = ConvEpilogue::default();
+    each_isa(|| {
+        let (whole, _) = conv2d(&x, [1, h, w, channels], &conv(1, 1), &epilogue);
+        // Bands start at multiples of four rows: Winograd's tiles stay where they are.
+        let mut bands = Vec::new();
+        for (start, end) in [(0, 4), (4, 36), (36, 40), (40, h)] {
+            let (first, last) = (start.max(1) - 1, h.min(end + 1));
+            let (top, bottom) = (usize::from(start == 0), usize::from(end == h));
+            let x = &x[first * w * channels..last * w * channels];
+            let shape = [1, last - first, w, channels];
+            bands.extend(conv2d(x, shape, &conv(top, bottom), &epilogue).0);
+        }
+        same(&bands, &whole);
     });
 }
 
@@ -97,6 +129,10 @@ fn an_image_of_a_convolution_does_not_know_the_others() {
         (15, 90, 33, 3, 2, false),
         (9, 96, 80, 3, 1, true),
         (20, 70, 30, 1, 1, false),
+        // Several groups of Winograd's tiles, more with three images than with one.
+        (60, 24, 20, 3, 1, false),
+        (45, 300, 70, 3, 1, false),
+        (33, 17, 9, 3, 1, true),
     ] {
         let mut random = Random(4);
         let batch = 3;
@@ -116,6 +152,51 @@ fn an_image_of_a_convolution_does_not_know_the_others() {
         each_isa(|| {
             let whole = on_any_threads(|| run(0..batch));
             parts_alone(&whole, batch, |i| run(i..i + 1));
+        });
+    }
+}
+
+/// Whoever works in bands relies on it: those start at multiples of four rows.
+#[test]
+fn a_band_of_a_convolution_has_the_bits_of_the_whole() {
+    for (height, width, channels, outputs) in [(24, 17, 40, 48), (13, 30, 12, 5), (40, 40, 64, 64)]
+    {
+        let mut random = Random(10);
+        let x = random.numbers(height * width * channels);
+        let weight = Stored::new(&mut random, 0, 0, outputs, channels * 9);
+        let factors = random.numbers(channels);
+        let fold = Fold { factors: &factors, offsets: &factors, silu: true };
+        let conv = |padding, upsample| Conv {
+            weight: weight.matrix(),
+            kernel: 3,
+            stride: 1,
+            padding,
+            upsample,
+        };
+        let none = ConvEpilogue::default();
+        each_isa(|| {
+            let shape = [1, height, width, channels];
+            let (whole, _) = conv2d_folded(&x, shape, &conv([1; 4], false), Some(&fold), &none);
+            for rows in [4, 8, 12] {
+                for start in (0..height).step_by(rows) {
+                    let end = height.min(start + rows);
+                    let read = start.saturating_sub(1)..height.min(end + 1);
+                    let padding = [usize::from(start == 0), usize::from(end == height), 1, 1];
+                    let part = &x[read.start * width * channels..read.end * width * channels];
+                    let mut band = vec![f32::NAN; (end - start) * width * outputs];
+                    let shape = [1, read.len(), width, channels];
+                    let conv = conv(padding, false);
+                    conv2d_into(&mut band, part, shape, &conv, Some(&fold), &none);
+                    same(&band, &whole[start * width * outputs..end * width * outputs]);
+                }
+            }
+
+            // Doubling in the reads is doubling.
+            let (doubled, _) = conv2d(&x, shape, &conv([1; 4], true), &none);
+            let mut twice = vec![f32::NAN; 4 * x.len()];
+            double_rows(&x, [height, width, channels], 0..2 * height, &mut twice);
+            let shape = [1, 2 * height, 2 * width, channels];
+            same(&conv2d(&twice, shape, &conv([1; 4], false), &none).0, &doubled);
         });
     }
 }
@@ -175,14 +256,13 @@ fn a_causal_prefix_does_not_know_what_follows() {
 
 #[test]
 fn norms_do_not_know_other_images_or_rows() {
-    let (batch, positions, channels) = (3, 1500, 96);
+    let (batch, height, width, channels) = (3, 50, 30, 96);
+    let positions = height * width;
     let mut random = Random(7);
     let x = random.numbers(batch * positions * channels);
     let (weight, bias) = (random.numbers(channels), random.numbers(channels));
-    let group = |x: &[f32], batch| {
-        let shape = GroupNormShape { batch, positions, channels, groups: 32 };
-        group_norm(x, shape, 1e-5, &weight, &bias, true)
-    };
+    let norm = GroupNorm { groups: 32, eps: 1e-5, weight: &weight, bias: &bias };
+    let group = |x: &[f32], batch| group_norm(x, [batch, height, width, channels], &norm, true);
     let layer = |x: &[f32]| layer_norm(x, channels, 1e-5, &weight, &bias);
     each_isa(|| {
         let image = |i: usize| &x[i * positions * channels..(i + 1) * positions * channels];

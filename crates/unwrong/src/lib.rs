@@ -13,6 +13,7 @@
 //! | 9 | decode | latents → [`Pixels`](picture::Pixels) | [`generate`] |
 //! | 10 | write | pixels → file, the request inside | [`picture`] |
 
+pub mod bench;
 pub mod catalog;
 pub mod compare;
 mod denoiser;

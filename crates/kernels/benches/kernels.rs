@@ -1,15 +1,15 @@
 //! Speed of each kernel at sizes of the real model: by the clock, the best of a few runs, and
 //! by processor time, the mean, which says something on a busy machine too.
 //!
-//! `cargo run --release -p unwrong-kernels --example bench [FILTER]`
+//! `cargo bench -p unwrong-kernels [-- FILTER]`
 
 #![expect(clippy::print_stdout, reason = "it is a report")]
 
 use std::time::Instant;
 
 use unwrong_kernels::{
-    Activation, AttentionShape, Conv, ConvEpilogue, Dtype, Epilogue, GroupNormShape, Isa, Matrix,
-    activate, add_low_rank, attention, conv2d, group_norm, layer_norm, linear, linear_geglu,
+    Activation, AttentionShape, Conv, ConvEpilogue, Dtype, Epilogue, GroupNorm, Isa, LowRank,
+    Matrix, activate, attention, conv2d, group_norm, layer_norm, linear, linear_geglu,
 };
 
 /// Numbers around zero, cheap to make.
@@ -80,19 +80,21 @@ impl Bench {
         let weight = Matrix::new(Dtype::F16, 2 * outputs, inputs, &weight);
         let work = 4.0 * (rows * inputs * outputs) as f64;
         self.run(&format!("geglu {rows}x{inputs} -> {outputs}"), work, || {
-            linear_geglu(&x, rows, weight, None)
+            linear_geglu(&x, rows, weight, None, &[])
         });
     }
 
     fn low_rank(&self, rows: usize, width: usize, rank: usize) {
-        let x = numbers(rows * width);
+        let (x, weight) = (numbers(rows * width), halves(width * width));
+        let weight = Matrix::new(Dtype::F16, width, width, &weight);
         let factors = numbers(rank * width);
-        let (down, up) =
-            (Matrix::from_f32(rank, width, &factors), Matrix::from_f32(width, rank, &factors));
-        let work = 4.0 * (rows * width * rank) as f64;
-        let y = std::cell::RefCell::new(x.clone());
-        self.run(&format!("low rank {rows}x{width}, rank {rank}"), work, || {
-            add_low_rank(&mut y.borrow_mut(), &x, rows, down, up, 0.5);
+        let down = Matrix::from_f32(rank, width, &factors);
+        let up = Matrix::from_f32(width, rank, &factors);
+        let low_rank = &[LowRank { down, up, scale: 0.5 }];
+        let epilogue = Epilogue { low_rank, ..Default::default() };
+        let work = 2.0 * (rows * width * (width + 2 * rank)) as f64;
+        self.run(&format!("linear {rows}x{width}, branch of rank {rank}"), work, || {
+            linear(&x, rows, weight, &epilogue)
         });
     }
 
@@ -120,23 +122,37 @@ impl Bench {
 }
 
 fn main() {
-    let bench = Bench { filter: std::env::args().nth(1).unwrap_or_default() };
+    let (flags, words): (Vec<_>, Vec<_>) =
+        std::env::args().skip(1).partition(|argument| argument.starts_with("--"));
+    // `cargo bench` says so; `cargo test --all-targets` runs this too, and has no use for it.
+    if !flags.iter().any(|flag| flag == "--bench") {
+        return;
+    }
+    let bench = Bench { filter: words.first().cloned().unwrap_or_default() };
     println!("level {}, {} threads", Isa::current().name(), rayon::current_num_threads());
 
     bench.linear(77, 768, 768);
     bench.linear(2, 1280, 1280);
+    bench.linear(77, 1280, 1280);
     bench.linear(154, 2048, 1280);
     bench.linear(512, 1280, 1280);
+    bench.linear(512, 5120, 1280);
     bench.linear(2048, 640, 640);
-    bench.linear(4096, 640, 640);
-    bench.linear(1024, 5120, 1280);
-    bench.geglu(1024, 1280, 5120);
-    bench.geglu(4096, 640, 2560);
-    bench.low_rank(4096, 640, 4);
-    bench.low_rank(4096, 640, 64);
+    bench.linear(2048, 1280, 1280);
+    bench.linear(2048, 2560, 640);
+    bench.linear(8192, 640, 640);
+    bench.linear(8192, 1280, 1280);
+    bench.geglu(512, 1280, 5120);
+    bench.geglu(2048, 640, 2560);
+    bench.geglu(8192, 640, 2560);
+    for rank in [4, 64] {
+        bench.low_rank(2048, 640, rank);
+        bench.low_rank(512, 1280, rank);
+    }
     bench.conv(1, 64, [320, 320], 1);
     bench.conv(1, 32, [1280, 640], 1);
     bench.conv(2, 16, [1280, 1280], 1);
+    bench.conv(2, 8, [1280, 1280], 1);
     bench.conv(1, 64, [640, 640], 2);
     bench.conv(1, 256, [256, 256], 1);
     bench.conv(1, 512, [128, 128], 1);
@@ -150,10 +166,10 @@ fn main() {
     let x = numbers(512 * 512 * 128);
     let ones = vec![1.0; 1280];
     let bytes = 8.0 * x.len() as f64;
-    let shape = GroupNormShape { batch: 1, positions: 512 * 512, channels: 128, groups: 32 };
-    bench.run("group norm 512²x128, silu", bytes, || {
-        group_norm(&x, shape, 1e-6, &ones[..128], &ones[..128], true)
-    });
+    let norm = GroupNorm { groups: 32, eps: 1e-6, weight: &ones[..128], bias: &ones[..128] };
+    let shape = [1, 512, 512, 128];
+    bench.run("group norm 512²x128, silu", bytes, || group_norm(&x, shape, &norm, true));
+    bench.run("  its statistics alone", bytes / 2.0, || norm.factors(&x, shape));
     bench.run("layer norm 26214x1280", bytes / x.len() as f64 * 33_553_920.0, || {
         layer_norm(&x[..33_553_920], 1280, 1e-5, &ones, &ones)
     });
@@ -169,9 +185,9 @@ fn main() {
     bench.attention(2, [256, 256], 4, 16);
     bench.attention(2, [64, 64], 4, 16);
     let small = numbers(2 * 256 * 64);
-    let shape = GroupNormShape { batch: 2, positions: 256, channels: 64, groups: 32 };
+    let norm = GroupNorm { groups: 32, eps: 1e-6, weight: &ones[..64], bias: &ones[..64] };
     bench.run("group norm 2x16²x64, silu", 8.0 * small.len() as f64, || {
-        group_norm(&small, shape, 1e-6, &ones[..64], &ones[..64], true)
+        group_norm(&small, [2, 16, 16, 64], &norm, true)
     });
     bench.run("layer norm 512x64", 8.0 * small.len() as f64, || {
         layer_norm(&small, 64, 1e-5, &ones[..64], &ones[..64])
