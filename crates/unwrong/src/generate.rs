@@ -89,14 +89,14 @@ impl Pipeline {
                 self.refiner.is_some(),
             )?;
             let key = AdapterKey::of(request);
-            let adapters = match sets.iter().find(|set| set.key == key) {
-                Some(known) => Arc::clone(known),
-                None => {
-                    let set = self.adapters(request)?;
-                    announce_loras(&set, progress)?;
-                    sets.push(Arc::clone(&set));
-                    set
-                }
+            let known = sets.iter().find(|set| set.key == key).map(Arc::clone);
+            let adapters = if let Some(known) = known {
+                known
+            } else {
+                let set = self.adapters(request)?;
+                announce_loras(&set, progress)?;
+                sets.push(Arc::clone(&set));
+                set
             };
             for warning in plans.first().map(warnings).unwrap_or_default() {
                 announce(progress, Event::Warning { message: &warning })?;

@@ -291,12 +291,11 @@ impl Stage {
         let Some(parts) = &opened.refiner else { return Ok(None) };
         expect_kind(parts, ModelKind::Refiner, "an SDXL refiner")?;
         // What a refiner folder lacks comes from the base.
-        let encoder = match &parts.text_encoder_2 {
-            Some((config, weights)) => PromptEncoder::load(Encoder::BigG, config, weights)?,
-            None => {
-                let shared = base.encoders.last();
-                Arc::clone(shared.ok_or_else(|| no_part(opened, "second text encoder"))?)
-            }
+        let encoder = if let Some((config, weights)) = &parts.text_encoder_2 {
+            PromptEncoder::load(Encoder::BigG, config, weights)?
+        } else {
+            let shared = base.encoders.last();
+            Arc::clone(shared.ok_or_else(|| no_part(opened, "second text encoder"))?)
         };
         Self::with_encoders(parts, vec![encoder]).map(Some)
     }
