@@ -86,6 +86,7 @@ impl Pipeline {
         let mut keys: Vec<(&[_], Option<f64>, &Option<String>)> = Vec::new();
         for request in requests {
             let complete = self.completed(request)?;
+            self.check_weights(&complete)?;
             let plans = Plan::expand(
                 &complete,
                 self.defaults(),
@@ -122,7 +123,7 @@ impl Pipeline {
         let mut ready: Option<Ready> = None;
         for (picture, job) in jobs.iter_mut().enumerate() {
             let set = &sets[job.adapters];
-            let run = self.run(&set.adapters.unet);
+            let run = self.unet_run(job.plan.weights, &set.adapters.unet);
             announce(progress, Event::Phase { phase: Phase::Encode, picture, pictures })?;
             let plan = job.plan.clone();
             let prepared = Ready::renew(&mut ready, job, || {
@@ -170,7 +171,7 @@ impl Pipeline {
                 finished.push(latents);
                 continue;
             }
-            let run = self.run(&self.none);
+            let run = self.unet_run(job.plan.weights, &self.none);
             announce(progress, Event::Phase { phase: Phase::Encode, picture, pictures })?;
             let plan = job.plan.clone();
             let prepared = Ready::renew(&mut ready, job, || {

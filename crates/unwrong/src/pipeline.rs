@@ -17,7 +17,7 @@ use crate::encode::Reader;
 use crate::error::{Error, Result};
 use crate::identity::{Identity, identify_lora};
 use crate::picture::EmbeddedLora;
-use crate::request::{GenerateRequest, Size};
+use crate::request::{GenerateRequest, Size, Weights};
 
 /// Pixels to a latent, in both directions: the VAE halves three times.
 pub(crate) const VAE_FACTOR: u32 = 8;
@@ -161,6 +161,26 @@ impl Pipeline {
 
     pub(crate) fn run<'a>(&self, adapters: &'a LayerAdapters) -> Run<'a> {
         Run::new(self.ops, adapters)
+    }
+
+    /// A run through a UNet, the only part that may be computed in integers.
+    pub(crate) fn unet_run<'a>(&self, weights: Weights, adapters: &'a LayerAdapters) -> Run<'a> {
+        match weights {
+            Weights::Native => self.run(adapters),
+            Weights::Int8 => Run::new(Ops::Quantized, adapters),
+        }
+    }
+
+    /// Refuses a request for arithmetic that these operations do not have.
+    pub(crate) fn check_weights(&self, request: &GenerateRequest) -> Result<()> {
+        if request.weights == Some(Weights::Int8) && self.ops != Ops::Cpu {
+            return Err(Error::Request {
+                problem: "`weights` is `int8`, which only our kernels on the CPU compute"
+                    .to_owned(),
+                hint: Some("leave `--weights` and `UNWRONG_OPS` out".to_owned()),
+            });
+        }
+        Ok(())
     }
 
     /// The encoders of a stage, with what the LoRA files do to each.
