@@ -37,7 +37,7 @@ impl<'a> Session<'a> {
     ) -> Result<Self> {
         request.check()?;
         use_threads(models.threads)?;
-        let options = options(models.device)?;
+        let options = Options { memory: models.memory, ..options(models.device)? };
         let catalog = Catalog::new().with_builtin(DEMO, unwrong_demo::FILES);
         let started = Instant::now();
         let pipeline = Pipeline::open(request, &catalog, &options)?;

@@ -13,6 +13,7 @@ use unwrong_models::unet::Prepared;
 use crate::denoiser::{GuidedUnet, is_guided};
 use crate::encode::{ConditioningPair, encode, warnings};
 use crate::error::{Error, Result};
+use crate::memory::tiling_warning;
 use crate::noise::Noise;
 use crate::picture::{EmbeddedRequest, Pixels};
 use crate::pipeline::{AdapterSet, Pipeline, Stage, VAE_FACTOR};
@@ -66,13 +67,14 @@ impl Pipeline {
         progress: &mut dyn Progress,
     ) -> Result<Vec<Generation>> {
         let (mut jobs, sets) = self.plan(requests, progress)?;
+        let budget = self.budget(jobs.iter().map(|job| &job.plan))?;
 
         let latents = self.run_base(&mut jobs, &sets, progress)?;
         let latents = match &self.refiner {
             Some(refiner) => self.run_refiner(refiner, &mut jobs, latents, progress)?,
             None => latents,
         };
-        self.decode(jobs, latents, &sets, progress)
+        self.decode(jobs, latents, (&sets, budget), progress)
     }
 
     /// Checks everything, opens the LoRA files; no weight is read before this is done.
@@ -220,16 +222,20 @@ impl Pipeline {
         &self,
         jobs: Vec<Job>,
         latents: Vec<Tensor>,
-        sets: &[AdapterSet],
+        (sets, budget): (&[AdapterSet], Option<u64>),
         progress: &mut dyn Progress,
     ) -> Result<Vec<Generation>> {
         let pictures = jobs.len();
         let mut generations = Vec::with_capacity(pictures);
         for (picture, (mut job, latents)) in jobs.into_iter().zip(latents).enumerate() {
             announce(progress, Event::Phase { phase: Phase::Decode, picture, pictures })?;
+            let work = self.plan_decode(job.plan.size, budget);
+            if let Some(message) = tiling_warning(&work, budget) {
+                announce(progress, Event::Warning { message: &message })?;
+            }
             let started = Instant::now();
             let latents = latents.permute((0, 2, 3, 1))?.contiguous()?; // [B, H, W, C]
-            let decoded = self.vae.decode(&self.run(&self.none), &latents)?;
+            let decoded = self.vae.decode_as(&self.run(&self.none), &latents, work.tiling)?;
             let pixels = Pixels::from_tensor(&finite(decoded, "the decoded pixels")?)?;
             job.timings.decode = started.elapsed().as_secs_f64();
 
