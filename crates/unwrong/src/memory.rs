@@ -88,9 +88,9 @@ pub(crate) fn tiling_warning(work: &Work, budget: Option<u64>) -> Option<String>
     ))
 }
 
-/// `1.4 GB`, of 10⁹ bytes.
+/// `1.43 GB`, of 10⁹ bytes.
 pub(crate) fn gigabytes(bytes: u64) -> String {
-    format!("{:.1} GB", bytes as f64 / 1e9)
+    format!("{:.2} GB", bytes as f64 / 1e9)
 }
 
 fn step_bytes(unet: &Unet, plan: &Plan) -> u64 {
@@ -130,6 +130,6 @@ mod tests {
         let tiles = work(Tiling::Tiles { side: 128 });
         let warning = tiling_warning(&tiles, Some(2_000_000_000)).expect("there are tiles");
         assert!(warning.contains("tiles of 1024 pixels"), "{warning}");
-        assert!(warning.contains("5.4 GB, and 2.0 GB may be used"), "{warning}");
+        assert!(warning.contains("5.40 GB, and 2.00 GB may be used"), "{warning}");
     }
 }

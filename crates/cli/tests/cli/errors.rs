@@ -37,7 +37,7 @@ fn a_picture_that_does_not_fit_into_memory_is_refused_in_one_sentence() {
     let large = ["generate", "a cat", "--size", "8192x8192", "--memory", "2"];
     let stderr = refused(folder.path(), &large);
     assert!(stderr.contains("error: a step at 8192x8192 takes about "), "{stderr}");
-    assert!(stderr.contains(" GB of memory, and 2.0 GB may be used\n\nhint: "), "{stderr}");
+    assert!(stderr.contains(" GB of memory, and 2.00 GB may be used\n\nhint: "), "{stderr}");
 }
 
 #[test]
