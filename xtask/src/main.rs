@@ -9,6 +9,7 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context as _, Result, bail};
 
+mod bench;
 mod check;
 mod parity;
 mod tests;
@@ -37,7 +38,12 @@ fn main() -> ExitCode {
 }
 
 fn dispatch(arguments: &[String]) -> Result<()> {
-    let Some((command, rest)) = arguments.split_first() else { bail!("no command\n\n{USAGE}") };
+    let Some((command, rest)) = arguments.split_first() else {
+        bail!("no command\n\n{USAGE}{}", bench::USAGE)
+    };
+    if command == "bench" {
+        return bench::bench(rest);
+    }
     let options = Options::parse(rest)?;
     match command.as_str() {
         "check" => check::check(),
@@ -46,10 +52,10 @@ fn dispatch(arguments: &[String]) -> Result<()> {
         "goldens" => parity::goldens(&options),
         "full-size" => parity::full_size(&options),
         "help" | "-h" | "--help" => {
-            say(USAGE);
+            say(&format!("{USAGE}{}", bench::USAGE));
             Ok(())
         }
-        other => bail!("there is no command `{other}`\n\n{USAGE}"),
+        other => bail!("there is no command `{other}`\n\n{USAGE}{}", bench::USAGE),
     }
 }
 

@@ -40,14 +40,8 @@ pub(crate) fn full_size(options: &Options) -> Result<()> {
 }
 
 /// A Python with the pinned oracles, in `.venv`; made where it is missing.
-fn pinned_python() -> Result<PathBuf> {
-    let venv = root().join(".venv");
-    let (system, inside) =
-        if cfg!(windows) { ("python", "Scripts/python.exe") } else { ("python3", "bin/python") };
-    let python = venv.join(inside);
-    if !python.exists() {
-        run(Command::new(system).args(["-m", "venv"]).arg(&venv))?;
-    }
+pub(crate) fn pinned_python() -> Result<PathBuf> {
+    let python = new_python(&root().join(".venv"))?;
     let requirements: &Path = &root().join("parity/requirements.txt");
     let mut pip = Command::new(&python);
     pip.args(["-m", "pip", "install", "--quiet", "--requirement"]).arg(requirements);
@@ -57,5 +51,16 @@ fn pinned_python() -> Result<PathBuf> {
         pip.args(extra.to_string_lossy().split_whitespace());
     }
     run(&mut pip)?;
+    Ok(python)
+}
+
+/// The Python of a virtual environment, which is made where it is missing.
+pub(crate) fn new_python(venv: &Path) -> Result<PathBuf> {
+    let (system, inside) =
+        if cfg!(windows) { ("python", "Scripts/python.exe") } else { ("python3", "bin/python") };
+    let python = venv.join(inside);
+    if !python.exists() {
+        run(Command::new(system).args(["-m", "venv"]).arg(venv))?;
+    }
     Ok(python)
 }

@@ -35,6 +35,13 @@ pub(crate) enum Command {
     Tokens(TokensArgs),
     /// Print the request that a picture carries.
     Metadata(MetadataArgs),
+    /// Measure one part of the work: seconds and memory.
+    ///
+    /// Weights are touched once before the clock starts; inputs are noise. Peaks of memory
+    /// are of the whole program, loading included. `first-step` and `picture` are timed from the
+    /// start of the program.
+    #[command(after_help = BENCH_EXAMPLES)]
+    Bench(Box<BenchArgs>),
 }
 
 const GENERATE_EXAMPLES: &str = "Examples:
@@ -44,6 +51,10 @@ const GENERATE_EXAMPLES: &str = "Examples:
 
 const COMPARE_EXAMPLES: &str = "Example:
   unwrong compare \"a red apple, (flat)++\" --seed 7 -o apple.webp";
+
+const BENCH_EXAMPLES: &str = "Examples:
+  unwrong bench unet --model sdxl/ --size 512x512
+  unwrong bench vae-decode --size 1024x1024 --runs 3 --json";
 
 #[derive(Debug, Args)]
 pub(crate) struct GenerateArgs {
@@ -224,6 +235,48 @@ pub(crate) struct MetadataArgs {
     pub(crate) json: bool,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct BenchArgs {
+    /// What to measure.
+    pub(crate) row: Row,
+    /// Size in pixels, multiples of 8 [default: the model's].
+    #[arg(long, value_name = "WxH")]
+    pub(crate) size: Option<Size>,
+    /// Pictures, prompts or halves of guidance in one call [default: 2 for UNets and text
+    /// encoders, else 1].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=8))]
+    pub(crate) batch: Option<u8>,
+    /// How often it is timed; the median counts.
+    #[arg(long, value_name = "N", default_value_t = 1,
+        value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) runs: u16,
+    /// One JSON object on standard output.
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    #[command(flatten)]
+    pub(crate) models: ModelArgs,
+}
+
+/// What `bench` measures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Row {
+    /// One step of the base's UNet.
+    Unet,
+    /// One step of the refiner's UNet.
+    RefinerUnet,
+    /// Latents to pixels.
+    VaeDecode,
+    /// Pixels to latents.
+    VaeEncode,
+    /// Both text encoders on prompts of 77 tokens.
+    TextEncoders,
+    /// Everything before the first call of the UNet.
+    FirstStep,
+    /// A whole picture of 3 steps, the last of them the refiner's.
+    Picture,
+}
+
 /// What computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Device {
@@ -268,6 +321,20 @@ impl GenerateArgs {
 impl CompareArgs {
     pub(crate) fn request(&self) -> GenerateRequest {
         self.sampling.over(self.models.over(GenerateRequest::new(self.prompt.as_str())))
+    }
+}
+
+impl BenchArgs {
+    /// The request that names the models, and a small series of steps.
+    pub(crate) fn request(&self) -> GenerateRequest {
+        let request = GenerateRequest {
+            negative_prompt: Some("blurry, flat".to_owned()),
+            seed: Some(0),
+            steps: Some(3),
+            size: self.size,
+            ..GenerateRequest::new("a red apple on a wooden table")
+        };
+        self.models.over(request)
     }
 }
 

@@ -7,6 +7,7 @@ use clap::Parser as _;
 
 mod args;
 mod bars;
+mod bench;
 mod compare;
 mod destination;
 mod failure;
@@ -23,11 +24,13 @@ mod session;
 mod tokens;
 
 use args::{Cli, Command};
+use mimalloc::MiMalloc;
+use unwrong_kernels::Recycling;
 
-/// Keeps freed blocks: the large buffers of a layer are reused by the next one instead of
-/// going back to the system and being faulted in anew.
+/// The large buffers of a layer are reused by the next one instead of going back to the system
+/// and being faulted in anew.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: Recycling<MiMalloc> = Recycling::new(MiMalloc);
 
 fn main() -> ExitCode {
     let command = match Cli::try_parse() {
@@ -46,5 +49,6 @@ fn run(command: &Command) -> Result<()> {
         Command::Compare(arguments) => compare::run(arguments),
         Command::Tokens(arguments) => tokens::run(arguments),
         Command::Metadata(arguments) => metadata::run(arguments),
+        Command::Bench(arguments) => bench::run(arguments),
     }
 }

@@ -35,12 +35,8 @@ impl<'a> Session<'a> {
         models: &ModelArgs,
         writing: &'a WritingArgs,
     ) -> Result<Self> {
-        request.check()?;
-        use_threads(models.threads)?;
-        let options = Options { memory: models.memory, ..options(models.device)? };
-        let catalog = Catalog::new().with_builtin(DEMO, unwrong_demo::FILES);
         let started = Instant::now();
-        let pipeline = Pipeline::open(request, &catalog, &options)?;
+        let pipeline = open(request, models)?;
         let load_seconds = started.elapsed().as_secs_f64();
         printer::note(&match pipeline.refiner() {
             Some(refiner) => format!("model `{}`, refiner `{refiner}`", pipeline.model()),
@@ -108,6 +104,15 @@ impl<'a> Session<'a> {
         }
         printer::data(&path.display().to_string())
     }
+}
+
+/// Starts the worker threads and opens the models that the request names.
+pub(crate) fn open(request: &GenerateRequest, models: &ModelArgs) -> Result<Pipeline> {
+    request.check()?;
+    use_threads(models.threads)?;
+    let options = Options { memory: models.memory, ..options(models.device)? };
+    let catalog = Catalog::new().with_builtin(DEMO, unwrong_demo::FILES);
+    Ok(Pipeline::open(request, &catalog, &options)?)
 }
 
 /// Whether a file of that name has appeared since it was chosen.

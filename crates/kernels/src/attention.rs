@@ -2,20 +2,23 @@
 //!
 //! A task takes some queries of one head through all keys, a block of keys at a time: scores
 //! of the block, their exponentials against the greatest score so far, the sum of values
-//! rescaled whenever that greatest score grows.
+//! rescaled by how much that greatest score has grown. [`panel`] does this for 16 queries.
 //!
 //! Milakov and Gimelshein 2018, arXiv:1805.02867; Dao et al. 2022, arXiv:2205.14135.
 
+mod backward;
+mod panel;
+
+use std::f32::consts::LOG2_E;
 use std::ops::Range;
 
 use crate::buffer::{Output, Shared, with_scratch};
-use crate::gemm::{Product, multiply_block};
-use crate::isa::{Isa, per_isa};
-use crate::math::exp;
-use crate::matrix::{Dtype, as_bytes};
-use crate::pack::{PANEL, Rows, pack, packed_len};
+use crate::isa::Isa;
 use crate::parallel;
-use crate::simd::{LANES, Simd, update};
+use crate::simd::prefetch;
+pub use backward::{AttentionPass, attention_backward};
+use panel::{Block, QUERIES, attend, finish_panel, pack_lines, panel_len};
+use panel::{keys_len, pack_keys, pack_values, values_len, weights_len};
 
 /// Sizes of an attention.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,10 +35,27 @@ pub struct AttentionShape {
     pub head_dim: usize,
 }
 
-/// Queries whose scores are computed together.
-const QUERY_BLOCK: usize = 96;
+/// Queries, keys or values that may lie in a wider matrix, such as the product of one layer
+/// for all three.
+#[derive(Clone, Copy, Debug)]
+pub struct Tokens<'a> {
+    /// From the first number of the first token on.
+    pub values: &'a [f32],
+    /// From a token to the next, and from the last of a sequence to the next sequence's first.
+    pub stride: usize,
+}
+
+impl Tokens<'_> {
+    fn check(&self, what: &str, tokens: usize, width: usize) {
+        let enough = tokens == 0 || (tokens - 1) * self.stride + width <= self.values.len();
+        assert!(enough && self.stride >= width, "{what} of an attention: {tokens} × {width}");
+    }
+}
+
 /// Most queries of a task; enough to make packing keys and values cheap.
-const TASK_QUERIES: usize = 768;
+const TASK_QUERIES: usize = 412 * QUERIES;
+/// Fewest, where more tasks are wanted than that gives.
+const FEWEST_QUERIES: usize = 12 * QUERIES;
 
 /// `softmax(scale · q kᵀ) v` for each head.
 ///
@@ -58,273 +78,297 @@ pub fn attention(
     scale: f32,
     causal: bool,
 ) -> Vec<f32> {
+    attention_strided(dense(q, k, v, shape), shape, scale, causal)
+}
+
+/// As [`attention`], with a stride for each of `[q, k, v]`; the result is dense.
+///
+/// # Panics
+/// As [`attention`].
+#[must_use]
+pub fn attention_strided(
+    qkv: [Tokens<'_>; 3],
+    shape: AttentionShape,
+    scale: f32,
+    causal: bool,
+) -> Vec<f32> {
+    run(qkv, shape, scale, causal, None)
+}
+
+/// As [`attention`], and the logarithm of each query's sum of `exp(scale · q kᵀ)`.
+///
+/// # Shapes
+/// - second result: `[B, heads, query_tokens]`
+///
+/// # Panics
+/// As [`attention`].
+#[must_use]
+pub fn attention_with_log_sum(
+    q: &[f32],
+    k: &[f32],
+    v: &[f32],
+    shape: AttentionShape,
+    scale: f32,
+    causal: bool,
+) -> (Vec<f32>, Vec<f32>) {
+    let mut log_sums = Output::new(shape.batch * shape.heads * shape.query_tokens);
+    let memory = log_sums.shared();
+    let result = run(dense(q, k, v, shape), shape, scale, causal, Some(memory));
+    // SAFETY: every query of every head has written its own.
+    (result, unsafe { log_sums.finish() })
+}
+
+fn dense<'a>(q: &'a [f32], k: &'a [f32], v: &'a [f32], shape: AttentionShape) -> [Tokens<'a>; 3] {
+    let AttentionShape { batch, query_tokens, key_tokens, heads, head_dim } = shape;
+    let stride = heads * head_dim;
+    assert_eq!(q.len(), batch * query_tokens * stride, "queries of {shape:?}");
+    assert_eq!(k.len(), batch * key_tokens * stride, "keys of {shape:?}");
+    assert_eq!(v.len(), batch * key_tokens * stride, "values of {shape:?}");
+    [q, k, v].map(|values| Tokens { values, stride })
+}
+
+fn run(
+    qkv: [Tokens<'_>; 3],
+    shape: AttentionShape,
+    scale: f32,
+    causal: bool,
+    log_sums: Option<Shared>,
+) -> Vec<f32> {
     let isa = Isa::current();
     let AttentionShape { batch, query_tokens, key_tokens, heads, head_dim } = shape;
     let width = heads * head_dim;
-    assert_eq!(q.len(), batch * query_tokens * width, "queries of {shape:?}");
-    assert_eq!(k.len(), batch * key_tokens * width, "keys of {shape:?}");
-    assert_eq!(v.len(), batch * key_tokens * width, "values of {shape:?}");
+    qkv[0].check("queries", batch * query_tokens, width);
+    qkv[1].check("keys", batch * key_tokens, width);
+    qkv[2].check("values", batch * key_tokens, width);
     assert!(key_tokens > 0, "attention needs something to look at");
     assert!(!causal || query_tokens == key_tokens, "causal attention of {shape:?}");
 
-    let mut output = Output::new(q.len());
-    let memory = output.shared();
+    let mut output = Output::new(batch * query_tokens * width);
+    let task = Task { isa, qkv, shape, scale, causal, memory: output.shared(), log_sums };
     let work = 2 * batch * heads * query_tokens * key_tokens * head_dim;
-    let wanted = parallel::wanted_tasks(work).div_ceil((batch * heads).max(1));
-    let parts = query_tokens.div_ceil(TASK_QUERIES).max(wanted.min(query_tokens.div_ceil(192)));
-    let step = query_tokens.div_ceil(parts.max(1)).next_multiple_of(6).max(6);
-    let parts = query_tokens.div_ceil(step);
-    parallel::for_each(batch * heads * parts, work, |index| {
-        let (head, part) = (index / parts, index % parts);
+    // Heads that a task takes together.
+    let together = if key_tokens <= key_block(head_dim) { heads_together(shape) } else { 1 };
+    let groups = heads.div_ceil(together);
+    let (step, parts) = split(query_tokens, batch * groups, work);
+    parallel::for_each(batch * groups * parts, work, |index| {
+        let (group, part) = (index / parts, index % parts);
         let queries = part * step..query_tokens.min((part + 1) * step);
-        let task = Task { isa, q, k, v, shape, scale, causal, memory };
+        let (image, first) = (group / groups, group % groups * together);
         // SAFETY: tasks do not overlap; each writes all of its part.
-        unsafe { task.run(head / heads, head % heads, queries) };
+        unsafe {
+            if together == 1 {
+                task.run(image, first, queries);
+            } else {
+                task.run_heads(image, first..heads.min(first + together), queries);
+            }
+        }
     });
     // SAFETY: every task has run.
     unsafe { output.finish() }
 }
 
+/// How many heads a task takes together where keys are few: their packed keys and values, 256 KB
+/// at most, stay in the second-level cache, and neighbouring numbers of a query are read and
+/// written together.
+fn heads_together(shape: AttentionShape) -> usize {
+    let most = 65_536 / (2 * shape.key_tokens * shape.head_dim).max(1);
+    let groups = shape.heads.div_ceil(most.max(1)).max(1);
+    shape.heads.div_ceil(groups).max(1)
+}
+
+/// How many of a head's tokens a task takes, and how many tasks that makes.
+fn split(tokens: usize, heads: usize, work: usize) -> (usize, usize) {
+    let wanted = parallel::wanted_tasks(work).div_ceil(heads.max(1));
+    let most = tokens.div_ceil(FEWEST_QUERIES);
+    let parts = tokens.div_ceil(TASK_QUERIES).max(wanted.min(most)).max(1);
+    let step = tokens.div_ceil(parts).next_multiple_of(QUERIES).max(QUERIES);
+    (step, tokens.div_ceil(step))
+}
+
 struct Task<'a> {
     isa: Isa,
-    q: &'a [f32],
-    k: &'a [f32],
-    v: &'a [f32],
+    qkv: [Tokens<'a>; 3],
     shape: AttentionShape,
     scale: f32,
     causal: bool,
     memory: Shared,
+    log_sums: Option<Shared>,
 }
 
 /// Keys whose scores are computed together; a matter of the layer only.
+///
+/// The scores of a panel with them (12 KB) stay in the first-level cache, packed keys and
+/// values (192 KB at most) in the second-level one.
 fn key_block(head_dim: usize) -> usize {
-    // Packed keys and values of a block, 64 KB each, stay in the second-level cache.
-    (16_384 / head_dim.max(1) / PANEL * PANEL).clamp(64, 256)
+    (24_576 / head_dim.max(1) / 6 * 6).clamp(48, 192)
+}
+
+/// Sixteen queries of one head, or what is left of them.
+#[derive(Clone, Copy)]
+struct Place {
+    image: usize,
+    head: usize,
+    query: usize,
+    lanes: usize,
+}
+
+/// Packed keys and values of a block, and what their scores are written to.
+struct Buffers<'a> {
+    keys: &'a [f32],
+    values: &'a [f32],
+    weights: &'a mut [f32],
 }
 
 impl Task<'_> {
+    /// Takes queries of one head through all keys, block by block.
+    ///
     /// # Safety
     /// Nobody else may touch these queries' part of the output.
     unsafe fn run(&self, image: usize, head: usize, queries: Range<usize>) {
-        let AttentionShape { query_tokens, key_tokens, heads, head_dim, .. } = self.shape;
-        let width = heads * head_dim;
+        let AttentionShape { key_tokens, head_dim, .. } = self.shape;
         let most_keys = key_block(head_dim).min(key_tokens);
-        let most_queries = QUERY_BLOCK.min(queries.len());
-        let stride = most_keys.next_multiple_of(PANEL);
+        let panel_len = panel_len(head_dim);
         let lengths = [
-            packed_len(most_keys, head_dim),
-            packed_len(head_dim, most_keys),
-            most_queries * stride,
-            queries.len(),
-            queries.len(),
+            keys_len(most_keys, head_dim),
+            values_len(most_keys, head_dim),
+            weights_len(most_keys),
+            queries.len().div_ceil(QUERIES) * panel_len,
         ];
-        let first_query = (image * query_tokens + queries.start) * width + head * head_dim;
-        with_scratch(lengths, |[keys, values, scores, greatest, sums]| {
+        with_scratch(lengths, |[keys, values, weights, panels]| {
             for first in (0..key_tokens).step_by(most_keys) {
                 if self.causal && first >= queries.end {
                     break;
                 }
-                let count = most_keys.min(key_tokens - first);
-                let start = (image * key_tokens + first) * width + head * head_dim;
-                let bytes = as_bytes(&self.k[start..]);
-                let rows = Rows { dtype: Dtype::F32, bytes, stride: width };
-                pack(self.isa, rows, 0..count, 0..head_dim, None, keys);
-                pack_values(&self.v[start..], width, head_dim, count, values);
-                for local in (0..queries.len()).step_by(QUERY_BLOCK) {
-                    let rows = QUERY_BLOCK.min(queries.len() - local);
-                    if self.causal && first >= queries.start + local + rows {
-                        continue; // all of these keys are in the future
+                let block = first..key_tokens.min(first + most_keys);
+                self.pack(image, head, block.clone(), keys, values);
+                let panels = panels.chunks_exact_mut(panel_len);
+                for (query, panel) in queries.clone().step_by(QUERIES).zip(panels) {
+                    let lanes = QUERIES.min(queries.end - query);
+                    let place = Place { image, head, query, lanes };
+                    if first == 0 {
+                        // The next queries come while these are at work.
+                        let next = query + lanes;
+                        self.fetch(Place { query: next, ..place }, queries.end);
                     }
-                    let at = first_query + local * width;
-                    let product = Product {
-                        a: &self.q[at..],
-                        a_stride: width,
-                        rows,
-                        panels: keys,
-                        depth: head_dim,
-                        columns: count,
-                        c: scores.as_mut_ptr(),
-                        c_stride: stride,
-                        accumulate: false,
-                    };
-                    product.check(scores.len());
-                    // SAFETY: `check` has seen that it fits; the scores are ours.
-                    unsafe { multiply_block(self.isa, &product) };
-                    let mut block = Scores {
-                        values: &mut *scores,
-                        stride,
-                        count,
-                        scale: self.scale,
-                        first: first == 0,
-                        visible: self.causal.then_some((queries.start + local + 1, first)),
-                    };
-                    let running =
-                        (&mut greatest[local..local + rows], &mut sums[local..local + rows]);
-                    let out =
-                        Head { memory: self.memory, start: at, stride: width, width: head_dim };
-                    softmax_block(self.isa, &mut block, running, out);
-                    let product = Product {
-                        a: scores,
-                        a_stride: stride,
-                        rows,
-                        panels: values,
-                        depth: count,
-                        columns: head_dim,
-                        c: self.memory.at(at),
-                        c_stride: width,
-                        accumulate: first > 0,
-                    };
-                    product.check(self.memory.after(at));
-                    // SAFETY: `check` has seen that it fits; ours by the caller.
-                    unsafe { multiply_block(self.isa, &product) };
+                    let mut buffers = Buffers { keys, values, weights };
+                    // SAFETY: these queries are this task's, by the caller.
+                    unsafe { self.advance(place, block.clone(), &mut buffers, panel) };
                 }
             }
-            let out =
-                Head { memory: self.memory, start: first_query, stride: width, width: head_dim };
-            normalise(self.isa, &sums[..queries.len()], out);
         });
     }
-}
 
-/// Packs values: the panels' outputs are the head's channels, the inputs its keys.
-fn pack_values(v: &[f32], stride: usize, head_dim: usize, keys: usize, packed: &mut [f32]) {
-    let panels = packed.chunks_exact_mut(PANEL * keys);
-    for (first, panel) in (0..head_dim).step_by(PANEL).zip(panels) {
-        let (lines, _) = panel.as_chunks_mut::<PANEL>();
-        let width = PANEL.min(head_dim - first);
-        for (key, line) in lines.iter_mut().enumerate() {
-            let start = key * stride + first;
-            if let (PANEL, Some(channels)) = (width, v[start..].first_chunk::<PANEL>()) {
-                *line = *channels;
-            } else {
-                line[..width].copy_from_slice(&v[start..start + width]);
-                line[width..].fill(0.0);
-            }
-        }
-    }
-}
-
-/// Where a head's result lies in the output.
-#[derive(Clone, Copy)]
-struct Head {
-    memory: Shared,
-    start: usize,
-    stride: usize,
-    width: usize,
-}
-
-impl Head {
+    /// Takes queries through all keys of several heads, which are one block each.
+    ///
     /// # Safety
-    /// The row must be this task's, written, and referenced once.
-    #[expect(clippy::mut_from_ref, reason = "one reference at a time is the caller's promise")]
-    #[inline(always)]
-    unsafe fn row(&self, row: usize) -> &mut [f32] {
-        let start = self.start + row * self.stride;
-        // SAFETY: the caller's promise.
-        unsafe { self.memory.part(start..start + self.width) }
-    }
-}
-
-/// Scores of some queries with a block of keys.
-struct Scores<'a> {
-    values: &'a mut [f32],
-    stride: usize,
-    count: usize,
-    scale: f32,
-    first: bool,
-    /// Causal: how many keys the first query may see in all, and how many came before the block.
-    visible: Option<(usize, usize)>,
-}
-
-per_isa! {
-    /// Turns scores into weights against the greatest score so far, and rescales what was
-    /// summed before when that has grown.
-    fn softmax_block(
-        block: &mut Scores<'_>,
-        running: (&mut [f32], &mut [f32]),
-        out: Head,
-    ) = softmax_block_body
-}
-
-#[inline(always)]
-fn softmax_block_body<S: Simd>(
-    s: S,
-    block: &mut Scores<'_>,
-    (greatest, sums): (&mut [f32], &mut [f32]),
-    out: Head,
-) {
-    let scale = s.splat(block.scale);
-    let rows = block.values.chunks_exact_mut(block.stride);
-    for (row, (scores, (greatest, sum))) in
-        rows.zip(greatest.iter_mut().zip(sums.iter_mut())).enumerate()
-    {
-        // Hidden keys, and the rest of the last vector, weigh nothing.
-        let seen = block.visible.map_or(block.count, |(visible, before)| {
-            block.count.min((visible + row).saturating_sub(before))
-        });
-        let vectors = block.count.div_ceil(LANES);
-        scores[seen..vectors * LANES].fill(f32::NEG_INFINITY);
-        let (vectors, _) = scores[..vectors * LANES].as_chunks_mut::<LANES>();
-
-        let mut most = s.splat(f32::NEG_INFINITY);
-        for vector in &mut *vectors {
-            let score = s.mul(s.load(vector), scale);
-            s.store(score, vector);
-            most = s.max(score, most);
-        }
-        let before = if block.first { f32::NEG_INFINITY } else { *greatest };
-        let now = before.max(s.greatest(most));
-        if now == f32::NEG_INFINITY {
-            // Nothing seen yet: weights stay zero, not NaN.
-            vectors.as_flattened_mut().fill(0.0);
-            (*greatest, *sum) = (now, 0.0);
-            continue;
-        }
-        let mut total = s.splat(0.0);
-        let offset = s.splat(now);
-        for vector in vectors {
-            let weight = exp(s, s.sub(s.load(vector), offset));
-            s.store(weight, vector);
-            total = s.add(total, weight);
-        }
-        let total = s.sum(total);
-        if block.first {
-            *sum = total;
-        } else {
-            let shrink = s.lanes(exp(s, s.splat(before - now)))[0];
-            *sum = *sum * shrink + total;
-            if now > before {
-                let shrink = s.splat(shrink);
-                // SAFETY: this task's row, written with the first block of keys.
-                let values = unsafe { out.row(row) };
-                update(
-                    s,
-                    values,
-                    #[inline(always)]
-                    |value| s.mul(value, shrink),
-                );
+    /// Nobody else may touch these queries' part of the output.
+    unsafe fn run_heads(&self, image: usize, heads: Range<usize>, queries: Range<usize>) {
+        let AttentionShape { key_tokens, head_dim, .. } = self.shape;
+        let (keys_len, values_len) =
+            (keys_len(key_tokens, head_dim), values_len(key_tokens, head_dim));
+        let lengths = [
+            heads.len() * keys_len,
+            heads.len() * values_len,
+            weights_len(key_tokens),
+            panel_len(head_dim),
+        ];
+        with_scratch(lengths, |[keys, values, weights, panel]| {
+            let packed = keys.chunks_exact_mut(keys_len).zip(values.chunks_exact_mut(values_len));
+            for (head, (keys, values)) in heads.clone().zip(packed) {
+                self.pack(image, head, 0..key_tokens, keys, values);
             }
-        }
-        *greatest = now;
+            for query in queries.clone().step_by(QUERIES) {
+                let lanes = QUERIES.min(queries.end - query);
+                let packed = keys.chunks_exact(keys_len).zip(values.chunks_exact(values_len));
+                for (head, (keys, values)) in heads.clone().zip(packed) {
+                    let place = Place { image, head, query, lanes };
+                    let next = if head + 1 < heads.end {
+                        Place { head: head + 1, ..place }
+                    } else {
+                        Place { head: heads.start, query: query + lanes, ..place }
+                    };
+                    self.fetch(next, queries.end);
+                    let mut buffers = Buffers { keys, values, weights };
+                    // SAFETY: these queries are this task's, by the caller.
+                    unsafe { self.advance(place, 0..key_tokens, &mut buffers, panel) };
+                }
+            }
+        });
     }
-}
 
-per_isa! {
-    /// Divides each row of the result by its sum of weights.
-    fn normalise(sums: &[f32], out: Head) = normalise_body
-}
+    /// Asks for a place's queries, of which there may be none before `end`.
+    fn fetch(&self, place: Place, end: usize) {
+        let AttentionShape { query_tokens, head_dim, .. } = self.shape;
+        for query in place.query..end.min(place.query + QUERIES) {
+            let start = self.start(self.qkv[0], place.image * query_tokens + query, place.head);
+            let row = &self.qkv[0].values[start..start + head_dim];
+            row.chunks(16).for_each(|line| prefetch(line.as_ptr()));
+        }
+    }
 
-#[inline(always)]
-fn normalise_body<S: Simd>(s: S, sums: &[f32], out: Head) {
-    for (row, sum) in sums.iter().enumerate() {
-        let factor = s.splat(1.0 / sum);
-        // SAFETY: this task's row, complete.
-        let values = unsafe { out.row(row) };
-        update(
-            s,
-            values,
-            #[inline(always)]
-            |value| s.mul(value, factor),
-        );
+    fn start(&self, tokens: Tokens<'_>, token: usize, head: usize) -> usize {
+        token * tokens.stride + head * self.shape.head_dim
+    }
+
+    /// Packs a block of keys and values.
+    fn pack(
+        &self,
+        image: usize,
+        head: usize,
+        block: Range<usize>,
+        keys: &mut [f32],
+        values: &mut [f32],
+    ) {
+        let [_, k, v] = self.qkv;
+        let token = image * self.shape.key_tokens + block.start;
+        let k_at = (&k.values[self.start(k, token, head)..], k.stride);
+        let v_at = (&v.values[self.start(v, token, head)..], v.stride);
+        pack_keys(self.isa, k_at, self.shape.head_dim, block.len(), keys);
+        pack_values(v_at, self.shape.head_dim, block.len(), values);
+    }
+
+    /// Takes a panel through a block of keys; with the first one it begins, with the last one
+    /// that it sees its result is written.
+    ///
+    /// # Safety
+    /// Nobody else may touch these queries' part of the output.
+    unsafe fn advance(
+        &self,
+        place: Place,
+        block: Range<usize>,
+        buffers: &mut Buffers<'_>,
+        panel: &mut [f32],
+    ) {
+        let AttentionShape { query_tokens, key_tokens, heads, head_dim, .. } = self.shape;
+        let Place { image, head, query, lanes } = place;
+        let q = self.qkv[0];
+        let seen = if self.causal { query + lanes } else { key_tokens };
+        if block.start >= seen {
+            return;
+        }
+        let token = image * query_tokens + query;
+        if block.start == 0 {
+            let q_at = &q.values[self.start(q, token, head)..];
+            let scale = self.scale * LOG2_E;
+            pack_lines(self.isa, (q_at, q.stride), head_dim, lanes, scale, panel);
+        }
+        let view = Block {
+            keys: buffers.keys,
+            values: buffers.values,
+            stride: block.len(),
+            count: block.end.min(seen) - block.start,
+            head_dim,
+            lanes,
+            first: block.start == 0,
+            causal: self.causal.then_some((query, block.start)),
+        };
+        attend(self.isa, &view, buffers.weights, panel);
+        if block.end >= seen {
+            let out = (self.memory, (token * heads + head) * head_dim);
+            let log_sums =
+                self.log_sums.map(|memory| (memory, (image * heads + head) * query_tokens + query));
+            // SAFETY: the caller's promise.
+            unsafe { finish_panel(self.isa, self.shape, lanes, panel, out, log_sums) };
+        }
     }
 }

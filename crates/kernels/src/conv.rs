@@ -3,10 +3,12 @@
 //! Patches are gathered block by block while the product runs ([`Patches`]), so no copy of
 //! the image is made. Weights stay in checkpoint order `[O, C, kh, kw]` and are reordered
 //! as they are packed: a depth block is some channels with all their taps, tap by tap.
+//!
+//! Of the 3×3 convolutions, those of stride 1 go to [`crate::winograd`].
 
 use std::ops::Range;
 
-use crate::buffer::Output;
+use crate::buffer::{Output, Shared};
 use crate::gemm::{Dense, Depth, Grid, Left, Right, Target, multiply};
 use crate::isa::Isa;
 use crate::linear::Finish;
@@ -14,6 +16,7 @@ use crate::math::Activation;
 use crate::matrix::Matrix;
 use crate::norm::folded;
 use crate::pack::{Rows, pack};
+use crate::winograd::{self, Winograd};
 
 /// A convolution's weight and geometry.
 #[derive(Clone, Copy, Debug)]
@@ -99,20 +102,90 @@ pub fn conv2d(
     conv: &Conv<'_>,
     epilogue: &ConvEpilogue<'_>,
 ) -> (Vec<f32>, [usize; 4]) {
+    conv2d_folded(x, shape, conv, None, epilogue)
+}
+
+/// As [`conv2d`], into `out`, with a group norm folded into the reads.
+///
+/// # Shapes
+/// - `x`: `[B, H, W, C]` as `shape` says
+/// - `out`: `[B, OH, OW, O]`
+///
+/// # Panics
+/// If a length does not fit.
+pub fn conv2d_into(
+    out: &mut [f32],
+    x: &[f32],
+    shape: [usize; 4],
+    conv: &Conv<'_>,
+    fold: Option<&Fold<'_>>,
+    epilogue: &ConvEpilogue<'_>,
+) {
+    let expected = conv.output_shape(shape).iter().product::<usize>();
+    assert_eq!(out.len(), expected, "output of a convolution");
+    // SAFETY: all of it is there and ours.
+    unsafe { run(Shared::of(out), x, shape, conv, fold, epilogue) };
+}
+
+/// # Safety
+/// `memory` is as long as the output and nobody else touches it; it holds numbers where the
+/// epilogue accumulates.
+unsafe fn run(
+    memory: Shared,
+    x: &[f32],
+    shape: [usize; 4],
+    conv: &Conv<'_>,
+    fold: Option<&Fold<'_>>,
+    epilogue: &ConvEpilogue<'_>,
+) {
     assert_eq!(x.len(), shape.iter().product::<usize>(), "image of a convolution");
     let output_shape = conv.output_shape(shape);
-    let finish = finish(output_shape, epilogue);
+    if let Some(fold) = fold {
+        assert_eq!(fold.factors.len(), shape[0] * shape[3], "factors of a folded norm");
+        assert_eq!(fold.offsets.len(), shape[0] * shape[3], "offsets of a folded norm");
+    }
+    let finish = &finish(output_shape, epilogue);
+    let isa = Isa::current();
     let channels = shape[3];
-    let output = if conv.is_pointwise() {
-        let left = Dense { x, width: channels };
-        run(&left, &conv.weight, Depth::new(channels, 1), output_shape, &finish)
-    } else {
-        let taps = conv.kernel * conv.kernel;
-        let left = Patches { x, shape, conv: *conv, output_shape };
-        let right = Filters { weight: conv.weight, taps };
-        run(&left, &right, Depth::new(channels, taps), output_shape, &finish)
+    if winograd::is_for(conv, channels, output_shape[2]) {
+        let layer = Winograd { isa, x, shape, conv, fold, output_shape, finish };
+        // SAFETY: passed on.
+        unsafe { layer.run(memory) };
+        return;
+    }
+    if epilogue.accumulate {
+        // In one piece, so that it is the sum that a residual would give.
+        let fresh = ConvEpilogue { accumulate: false, ..*epilogue };
+        let (sums, _) = conv2d_folded(x, shape, conv, fold, &fresh);
+        // SAFETY: ours, and written, by the caller.
+        let out = unsafe { memory.part(0..sums.len()) };
+        for (out, sum) in out.iter_mut().zip(&sums) {
+            *out += sum;
+        }
+        return;
+    }
+    let normal;
+    let x = match fold {
+        Some(fold) => {
+            normal = folded(x, shape, fold);
+            &normal
+        }
+        None => x,
     };
-    (output, output_shape)
+    // SAFETY: passed on.
+    unsafe {
+        if conv.is_pointwise() {
+            let left = Dense { x, width: channels };
+            let depth = Depth::new(channels, 1);
+            multiply_all(isa, (&left, &conv.weight), depth, output_shape, finish, memory);
+        } else {
+            let taps = conv.kernel * conv.kernel;
+            let left = Patches { x, shape, conv: *conv, output_shape };
+            let right = Filters { weight: conv.weight, taps };
+            let depth = Depth::new(channels, taps);
+            multiply_all(isa, (&left, &right), depth, output_shape, finish, memory);
+        }
+    }
 }
 
 /// [`conv2d`] on an image read through a norm.
@@ -127,71 +200,17 @@ pub fn conv2d_folded(
     fold: Option<&Fold<'_>>,
     epilogue: &ConvEpilogue<'_>,
 ) -> (Vec<f32>, [usize; 4]) {
-    if fold.is_none() {
-        return conv2d(x, shape, conv, epilogue);
-    }
+    assert!(!epilogue.accumulate, "a fresh output holds nothing to add to");
     let output_shape = conv.output_shape(shape);
-    let mut out = vec![0.0; output_shape.iter().product()];
-    conv2d_into(&mut out, x, shape, conv, fold, epilogue);
-    (out, output_shape)
-}
-
-/// Rows that are normalised at a time.
-const BAND: usize = 32;
-
-/// [`conv2d`] on an image read through a norm, written or added to what is there.
-///
-/// # Shapes
-/// - `out`: `[B, OH, OW, O]`, exactly
-///
-/// # Panics
-/// If a length does not fit.
-pub fn conv2d_into(
-    out: &mut [f32],
-    x: &[f32],
-    shape: [usize; 4],
-    conv: &Conv<'_>,
-    fold: Option<&Fold<'_>>,
-    epilogue: &ConvEpilogue<'_>,
-) {
-    let [_, height, width, channels] = shape;
-    let output_shape = conv.output_shape(shape);
-    let [batch, output_height, output_width, outputs] = output_shape;
-    assert_eq!(x.len(), shape.iter().product::<usize>(), "image of a convolution");
-    assert_eq!(out.len(), output_shape.iter().product::<usize>(), "output of a convolution");
-    let fresh = ConvEpilogue { accumulate: false, ..*epilogue };
-    let bandable = batch == 1 && conv.stride == 1 && !conv.upsample && epilogue.residual.is_none();
-    let rows = if bandable { BAND } else { output_height.max(1) };
-    let line = output_width * outputs;
-    for start in (0..output_height).step_by(rows) {
-        // Rows of the input, and of the padding, that these output rows read.
-        let end = output_height.min(start + rows);
-        let [top, _, left, right] = conv.padding;
-        let (first, last) = (start, end + conv.kernel - 1);
-        let (read, padding) = if bandable {
-            let read = first.saturating_sub(top).min(height)..last.saturating_sub(top).min(height);
-            (read, [top.saturating_sub(first), last.saturating_sub(top + height), left, right])
-        } else {
-            (0..height, conv.padding)
-        };
-        let images = if bandable { 1 } else { batch };
-        let part = &x[read.start * width * channels..][..images * read.len() * width * channels];
-        let shape = [images, read.len(), width, channels];
-        let normed = fold.map(|fold| folded(part, shape, fold));
-        let conv = Conv { padding, ..*conv };
-        let (band, _) = conv2d(normed.as_deref().unwrap_or(part), shape, &conv, &fresh);
-        let out = &mut out[start * line..][..band.len()];
-        if epilogue.accumulate {
-            out.iter_mut().zip(&band).for_each(|(out, band)| *out += band);
-        } else {
-            out.copy_from_slice(&band);
-        }
-    }
+    let mut output = Output::new(output_shape.iter().product());
+    // SAFETY: it is written whole, and not read.
+    unsafe { run(output.shared(), x, shape, conv, fold, epilogue) };
+    // SAFETY: it was written whole.
+    (unsafe { output.finish() }, output_shape)
 }
 
 fn finish<'a>([b, h, w, outputs]: [usize; 4], epilogue: &ConvEpilogue<'a>) -> Finish<'a> {
     let &ConvEpilogue { bias, per_image, residual, accumulate } = epilogue;
-    assert!(!accumulate, "a fresh output holds nothing to add to");
     if let Some(bias) = bias {
         assert_eq!(bias.len(), outputs, "bias of a convolution");
     }
@@ -202,23 +221,23 @@ fn finish<'a>([b, h, w, outputs]: [usize; 4], epilogue: &ConvEpilogue<'a>) -> Fi
         assert_eq!(residual.len(), b * h * w * outputs, "residual of a convolution");
     }
     let per_image = per_image.map(|numbers| (numbers, h * w));
-    Finish { outputs, bias, per_image, activation: Activation::None, residual }
+    Finish { outputs, bias, per_image, activation: Activation::None, residual, accumulate }
 }
 
-fn run<L: Left, R: Right>(
-    left: &L,
-    right: &R,
+/// # Safety
+/// As [`run`].
+unsafe fn multiply_all<L: Left, R: Right>(
+    isa: Isa,
+    operands: (&L, &R),
     depth: Depth,
     [b, h, w, outputs]: [usize; 4],
     finish: &Finish<'_>,
-) -> Vec<f32> {
-    let isa = Isa::current();
+    memory: Shared,
+) {
     let rows = b * h * w;
-    let mut output = Output::new(rows * outputs);
-    let memory = output.shared();
     Grid::new(rows, outputs, depth.total()).for_each(|rows, columns| {
         let start = rows.start * outputs + columns.start;
-        let target = Target { memory, start, stride: outputs };
+        let target = Target { memory, start, stride: outputs, add: false };
         let finished = |block: Range<usize>| {
             let block = rows.start + block.start..rows.start + block.end;
             // SAFETY: this task's part, complete.
@@ -226,11 +245,9 @@ fn run<L: Left, R: Right>(
         };
         // SAFETY: tasks do not overlap.
         unsafe {
-            multiply(isa, (left, right), depth, rows.clone(), columns.clone(), target, finished);
+            multiply(isa, operands, depth, rows.clone(), columns.clone(), target, finished);
         };
     });
-    // SAFETY: the grid covers the output.
-    unsafe { output.finish() }
 }
 
 /// The patches of an image, one row per output pixel.

@@ -49,7 +49,7 @@ impl Depth {
     }
 
     /// The units of each block, in order. One empty block where there is no depth at all.
-    fn blocks(self) -> impl Iterator<Item = Range<usize>> {
+    pub(crate) fn blocks(self) -> impl Iterator<Item = Range<usize>> {
         let count = self.units.div_ceil(self.step).max(1);
         (0..count).map(move |i| i * self.step..self.units.min((i + 1) * self.step))
     }
@@ -144,6 +144,8 @@ pub(crate) struct Target {
     pub(crate) memory: Shared,
     pub(crate) start: usize,
     pub(crate) stride: usize,
+    /// Adds the product to what is there.
+    pub(crate) add: bool,
 }
 
 /// Computes `rows × columns` of the product into `target`, on this thread.
@@ -185,7 +187,7 @@ pub(crate) unsafe fn multiply<L: Left, R: Right>(
                     columns: columns.len(),
                     c: target.memory.at(c),
                     c_stride: target.stride,
-                    accumulate: units.start > 0,
+                    accumulate: target.add || units.start > 0,
                 };
                 product.check(target.memory.after(c));
                 // SAFETY: `check` has seen that all of it is in bounds; ours alone by the caller.
@@ -400,8 +402,9 @@ impl Left for Dense<'_> {
         scratch: &'a mut [f32],
     ) -> (&'a [f32], usize) {
         let depth = units.len();
-        // Far-apart rows fall on the same cache lines; copied they lie side by side.
-        if depth == self.width || reads < 4 || rows.len() < 6 {
+        // Rows whole pages apart fall on the same cache sets; copied they lie side by side.
+        let collide = (self.width * size_of::<f32>()).is_multiple_of(4096);
+        if depth == self.width || !collide || reads < 4 || rows.len() < 6 {
             return (&self.x[rows.start * self.width + units.start..], self.width);
         }
         for (row, copy) in rows.zip(scratch.chunks_exact_mut(depth)) {

@@ -23,6 +23,7 @@
 #![expect(unsafe_code, reason = "vector instructions, and threads that fill parts of one vector")]
 
 mod attention;
+mod backward;
 mod buffer;
 mod conv;
 mod elementwise;
@@ -35,15 +36,27 @@ mod moments;
 mod norm;
 mod pack;
 mod parallel;
+mod quantized;
+mod recycle;
 pub mod reference;
 mod simd;
+mod winograd;
 
-pub use attention::{AttentionShape, attention};
+pub use attention::{
+    AttentionPass, AttentionShape, Tokens, attention, attention_backward, attention_strided,
+    attention_with_log_sum,
+};
+pub use backward::{
+    activate_backward, conv2d_backward, geglu_backward, group_norm_backward, layer_norm_backward,
+    linear_backward,
+};
 pub use conv::{Conv, ConvEpilogue, Fold, conv2d, conv2d_folded, conv2d_into};
 pub use elementwise::{activate, double_rows};
 pub use isa::Isa;
-pub use linear::{Epilogue, add_low_rank, linear, linear_geglu};
+pub use linear::{Epilogue, LowRank, linear, linear_geglu};
 pub use math::Activation;
 pub use matrix::{Dtype, Matrix};
 pub use moments::Moments;
 pub use norm::{Factors, GroupNorm, group_norm, layer_norm};
+pub use quantized::{linear_geglu_quantized, linear_quantized};
+pub use recycle::Recycling;

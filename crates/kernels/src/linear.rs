@@ -8,13 +8,26 @@ use crate::isa::{Isa, per_isa};
 use crate::math::{Activation, apply, gelu};
 use crate::matrix::Matrix;
 use crate::pack::{PANEL, Rows, pack};
-use crate::simd::{Simd, update, update_with};
+use crate::simd::{LANES, Simd, padded, update, update_with};
+
+/// A low-rank branch beside a layer, such as a `LoRA`: `scale · (x · downᵀ) · upᵀ`.
+#[derive(Clone, Copy, Debug)]
+pub struct LowRank<'a> {
+    /// `[rank, inputs]`.
+    pub down: Matrix<'a>,
+    /// `[outputs, rank]`.
+    pub up: Matrix<'a>,
+    /// What the branch is multiplied with.
+    pub scale: f32,
+}
 
 /// What happens to a linear layer's sums before they are stored.
 ///
-/// `activation(sum + bias) + residual`, each part optional.
+/// `activation(sum + branches + bias) + residual`, each part optional.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Epilogue<'a> {
+    /// Summed with the layer's product.
+    pub low_rank: &'a [LowRank<'a>],
     /// One number per output.
     pub bias: Option<&'a [f32]>,
     /// Applied after the bias.
@@ -40,22 +53,21 @@ pub fn linear(x: &[f32], rows: usize, weight: Matrix<'_>, epilogue: &Epilogue<'_
     let outputs = weight.rows;
     assert_eq!(x.len(), rows * weight.cols, "x of a linear layer");
     let finish = Finish::new(rows, outputs, epilogue);
+    let branches = Branches::new(x, rows, weight, epilogue.low_rank);
     let left = Dense { x, width: weight.cols };
-    let depth = Depth::new(weight.cols, 1);
     let mut output = Output::new(rows * outputs);
     let memory = output.shared();
     Grid::new(rows, outputs, weight.cols).for_each(|rows, columns| {
         let start = rows.start * outputs + columns.start;
-        let target = Target { memory, start, stride: outputs };
+        let target = Target { memory, start, stride: outputs, add: false };
         let finished = |block: Range<usize>| {
             let block = rows.start + block.start..rows.start + block.end;
             // SAFETY: this task's part, complete.
             unsafe { finish.apply(isa, memory, block, columns.clone()) };
         };
+        let part = (rows.clone(), columns.clone());
         // SAFETY: tasks do not overlap.
-        unsafe {
-            multiply(isa, (&left, &weight), depth, rows.clone(), columns.clone(), target, finished);
-        };
+        unsafe { branches.multiply(isa, (&left, &weight), part, target, |up| up, finished) };
     });
     // SAFETY: the grid covers the output.
     unsafe { output.finish() }
@@ -65,13 +77,19 @@ pub fn linear(x: &[f32], rows: usize, weight: Matrix<'_>, epilogue: &Epilogue<'_
 ///
 /// # Shapes
 /// - `x`: `[rows, weight.cols()]`
-/// - `weight`: rows are first all values, then all gates; `bias` alike
+/// - `weight`: rows are first all values, then all gates; `bias` and the branches alike
 /// - result: `[rows, weight.rows() / 2]`
 ///
 /// # Panics
 /// If a length does not fit, or `weight` has an odd number of rows.
 #[must_use]
-pub fn linear_geglu(x: &[f32], rows: usize, weight: Matrix<'_>, bias: Option<&[f32]>) -> Vec<f32> {
+pub fn linear_geglu(
+    x: &[f32],
+    rows: usize,
+    weight: Matrix<'_>,
+    bias: Option<&[f32]>,
+    low_rank: &[LowRank<'_>],
+) -> Vec<f32> {
     let isa = Isa::current();
     assert_eq!(x.len(), rows * weight.cols, "x of a linear layer");
     assert_eq!(weight.rows % 2, 0, "a gated layer has as many gates as values");
@@ -79,9 +97,9 @@ pub fn linear_geglu(x: &[f32], rows: usize, weight: Matrix<'_>, bias: Option<&[f
         assert_eq!(bias.len(), weight.rows, "bias of a linear layer");
     }
     let outputs = weight.rows / 2;
-    let gated = Gated { weight, outputs };
+    let gated = |weight| Gated { weight, outputs };
+    let branches = Branches::new(x, rows, weight, low_rank);
     let left = Dense { x, width: weight.cols };
-    let depth = Depth::new(weight.cols, 1);
     let mut output = Output::new(rows * outputs);
     let memory = output.shared();
     let zeros = vec![0.0; if bias.is_none() { weight.rows } else { 0 }];
@@ -108,75 +126,103 @@ pub fn linear_geglu(x: &[f32], rows: usize, weight: Matrix<'_>, bias: Option<&[f
                     gate_row(isa, sums, biases, out);
                 }
             };
-            let target = Target { memory: sums, start: 0, stride };
+            let target = Target { memory: sums, start: 0, stride, add: false };
             let virtual_columns = 2 * columns.start..2 * columns.start + stride;
+            let part = (rows.clone(), virtual_columns);
+            let operands = (&left, &gated(weight));
             // SAFETY: the sums are this task's own.
-            unsafe {
-                multiply(
-                    isa,
-                    (&left, &gated),
-                    depth,
-                    rows.clone(),
-                    virtual_columns,
-                    target,
-                    finished,
-                );
-            }
+            unsafe { branches.multiply(isa, operands, part, target, gated, finished) };
         });
     });
     // SAFETY: the grid covers the output.
     unsafe { output.finish() }
 }
 
-/// Adds a low-rank branch, such as `LoRA`: `y += scale · (x · downᵀ) · upᵀ`.
-///
-/// # Shapes
-/// - `y`: `[rows, up.rows()]`
-/// - `x`: `[rows, down.cols()]`
-/// - `down`: `[rank, inputs]`, `up`: `[outputs, rank]`
-///
-/// # Panics
-/// If a length does not fit.
-pub fn add_low_rank(
-    y: &mut [f32],
-    x: &[f32],
-    rows: usize,
-    down: Matrix<'_>,
-    up: Matrix<'_>,
-    scale: f32,
-) {
-    let isa = Isa::current();
-    let outputs = up.rows;
-    assert_eq!(up.cols, down.rows, "rank of a low-rank branch");
-    assert_eq!(y.len(), rows * outputs, "y of a low-rank branch");
-    let narrow = linear(x, rows, down, &Epilogue::default());
-    let left = Dense { x: &narrow, width: down.rows };
-    let depth = Depth::new(down.rows, 1);
-    let memory = Shared::of(y);
-    Grid::with_limits(rows, outputs, down.rows, 192, 320).for_each(|rows, columns| {
-        let stride = columns.len();
-        with_scratch([rows.len() * stride], |[sums]| {
-            let sums = Shared::of(sums);
-            let finished = |block: Range<usize>| {
-                for local in block {
-                    let start = (rows.start + local) * outputs;
-                    // SAFETY: this task's part of y, and sums that are complete.
-                    let (y, sums) = unsafe {
-                        (
-                            memory.part(start + columns.start..start + columns.end),
-                            sums.part(local * stride..(local + 1) * stride),
-                        )
-                    };
-                    add_scaled(isa, y, sums, scale);
-                }
-            };
-            let target = Target { memory: sums, start: 0, stride };
-            // SAFETY: the sums are this task's own.
-            unsafe {
-                multiply(isa, (&left, &up), depth, rows.clone(), columns.clone(), target, finished);
+/// Low-rank branches of a layer, once `x · downᵀ` is known.
+pub(crate) struct Branches<'a> {
+    /// Per branch: `scale · x · downᵀ`, `[rows, rank]`, and `up`.
+    branches: Vec<(Vec<f32>, Matrix<'a>)>,
+}
+
+impl<'a> Branches<'a> {
+    pub(crate) fn new(
+        x: &[f32],
+        rows: usize,
+        weight: Matrix<'_>,
+        low_rank: &[LowRank<'a>],
+    ) -> Self {
+        let narrow = |branch: &LowRank<'a>| {
+            let &LowRank { down, up, scale } = branch;
+            assert_eq!(up.cols, down.rows, "rank of a low-rank branch");
+            assert_eq!(up.rows, weight.rows, "outputs of a low-rank branch");
+            let mut narrow = linear(x, rows, down, &Epilogue::default());
+            for number in &mut narrow {
+                *number *= scale;
             }
-        });
-    });
+            (narrow, up)
+        };
+        Self { branches: low_rank.iter().map(narrow).collect() }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.branches.is_empty()
+    }
+
+    /// As [`multiply`], with the branches' products added: their depth is one more block.
+    ///
+    /// # Safety
+    /// As there.
+    unsafe fn multiply<R: Right>(
+        &self,
+        isa: Isa,
+        operands: (&Dense<'_>, &R),
+        (rows, columns): (Range<usize>, Range<usize>),
+        target: Target,
+        right: impl Fn(Matrix<'a>) -> R,
+        mut finished: impl FnMut(Range<usize>),
+    ) {
+        let depth = Depth::new(operands.0.width, 1);
+        let part = (rows.clone(), columns.clone());
+        // SAFETY: passed on.
+        unsafe {
+            multiply(isa, operands, depth, rows, columns, target, |block| {
+                if self.is_empty() {
+                    finished(block);
+                }
+            });
+            self.add(isa, part, target, right, finished);
+        }
+    }
+
+    /// Adds the branches' products to sums that are there. Does nothing where there are none.
+    ///
+    /// # Safety
+    /// As [`multiply`].
+    pub(crate) unsafe fn add<R: Right>(
+        &self,
+        isa: Isa,
+        (rows, columns): (Range<usize>, Range<usize>),
+        target: Target,
+        right: impl Fn(Matrix<'a>) -> R,
+        mut finished: impl FnMut(Range<usize>),
+    ) {
+        let mut last = self.branches.len();
+        for (narrow, up) in &self.branches {
+            last -= 1;
+            let left = Dense { x: narrow, width: up.cols };
+            let (depth, target) = (Depth::new(up.cols, 1), Target { add: true, ..target });
+            let (rows, columns) = (rows.clone(), columns.clone());
+            let up = right(*up);
+            // SAFETY: passed on.
+            unsafe {
+                multiply(isa, (&left, &up), depth, rows, columns, target, |block| {
+                    if last == 0 {
+                        finished(block);
+                    }
+                });
+            }
+        }
+    }
 }
 
 impl Right for Matrix<'_> {
@@ -189,9 +235,9 @@ impl Right for Matrix<'_> {
 /// Values and gates in turn, sixteen of each.
 ///
 /// Virtual column `32 p + j` is value `16 p + j`, and `32 p + 16 + j` its gate.
-struct Gated<'a> {
-    weight: Matrix<'a>,
-    outputs: usize,
+pub(crate) struct Gated<'a> {
+    pub(crate) weight: Matrix<'a>,
+    pub(crate) outputs: usize,
 }
 
 impl Right for Gated<'_> {
@@ -212,7 +258,8 @@ impl Right for Gated<'_> {
 }
 
 per_isa! {
-    fn gate_row(sums: &[f32], biases: (&[f32], &[f32]), out: &mut [f32]) = gate_row_body
+    /// Sums of values and gates, panel after panel, become `value · gelu(gate)`.
+    pub(crate) fn gate_row(sums: &[f32], biases: (&[f32], &[f32]), out: &mut [f32]) = gate_row_body
 }
 
 #[inline(always)]
@@ -249,21 +296,6 @@ fn gate_row_body<S: Simd>(s: S, sums: &[f32], biases: (&[f32], &[f32]), out: &mu
     }
 }
 
-per_isa! {
-    fn add_scaled(y: &mut [f32], sums: &[f32], scale: f32) = add_scaled_body
-}
-
-#[inline(always)]
-fn add_scaled_body<S: Simd>(s: S, y: &mut [f32], sums: &[f32], scale: f32) {
-    update_with(
-        s,
-        y,
-        sums,
-        #[inline(always)]
-        |y, sum| s.mul_add(s.splat(scale), sum, y),
-    );
-}
-
 /// An epilogue whose lengths were checked.
 pub(crate) struct Finish<'a> {
     pub(crate) outputs: usize,
@@ -272,18 +304,61 @@ pub(crate) struct Finish<'a> {
     pub(crate) per_image: Option<(&'a [f32], usize)>,
     pub(crate) activation: Activation,
     pub(crate) residual: Option<&'a [f32]>,
+    /// Added onto what the output holds.
+    pub(crate) accumulate: bool,
 }
 
 impl<'a> Finish<'a> {
-    fn new(rows: usize, outputs: usize, epilogue: &Epilogue<'a>) -> Self {
+    pub(crate) fn new(rows: usize, outputs: usize, epilogue: &Epilogue<'a>) -> Self {
         if let Some(bias) = epilogue.bias {
             assert_eq!(bias.len(), outputs, "bias of a linear layer");
         }
         if let Some(residual) = epilogue.residual {
             assert_eq!(residual.len(), rows * outputs, "residual of a linear layer");
         }
-        let &Epilogue { bias, activation, residual } = epilogue;
-        Self { outputs, bias, per_image: None, activation, residual }
+        let &Epilogue { bias, activation, residual, .. } = epilogue;
+        Self { outputs, bias, per_image: None, activation, residual, accumulate: false }
+    }
+
+    /// Bias and per-image numbers of the eight outputs from `output` on, for one image.
+    #[inline(always)]
+    pub(crate) fn addends<S: Simd>(&self, s: S, image: usize, output: usize) -> S::V {
+        let eight = |numbers: &[f32]| match numbers.first_chunk() {
+            Some(eight) => s.load(eight),
+            None => s.load(&padded(numbers)),
+        };
+        let mut sum = s.splat(0.0);
+        if let Some(bias) = self.bias {
+            sum = s.add(sum, eight(&bias[output..]));
+        }
+        if let Some((numbers, _)) = self.per_image {
+            let numbers = &numbers[image * self.outputs..(image + 1) * self.outputs];
+            sum = s.add(sum, eight(&numbers[output..]));
+        }
+        sum
+    }
+
+    /// Stores up to eight outputs, which are numbers `at` of the whole, with what comes last:
+    /// the residual, or what the output holds. There is no activation.
+    #[inline(always)]
+    pub(crate) fn store<S: Simd>(&self, s: S, value: S::V, at: Range<usize>, out: &mut [f32]) {
+        let residual = self.residual.map(|residual| &residual[at]);
+        if let Some(eight) = out.first_chunk_mut::<LANES>() {
+            let mut value = value;
+            if let Some(residual) = residual.and_then(|numbers| numbers.first_chunk()) {
+                value = s.add(value, s.load(residual));
+            }
+            if self.accumulate {
+                value = s.add(value, s.load(eight));
+            }
+            s.store(value, eight);
+            return;
+        }
+        let values = s.lanes(value);
+        for (i, out) in out.iter_mut().enumerate() {
+            let value = values[i] + residual.map_or(0.0, |residual| residual[i]);
+            *out = if self.accumulate { value + *out } else { value };
+        }
     }
 
     /// Finishes `rows × columns` of `memory`, whose rows are `outputs` long.

@@ -115,7 +115,7 @@ pub(crate) fn folded(x: &[f32], shape: [usize; 4], fold: &Fold<'_>) -> Vec<f32> 
 }
 
 per_isa! {
-    fn scale_and_shift(
+    pub(crate) fn scale_and_shift(
         x: &[f32],
         factors: &[f32],
         offsets: &[f32],

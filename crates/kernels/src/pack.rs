@@ -74,6 +74,8 @@ fn pack_of<S: Simd, N: Number>(
     let panels = packed.chunks_exact_mut(PANEL * depth);
     for (first, panel) in outputs.clone().step_by(PANEL).zip(panels) {
         let rows = first..outputs.end.min(first + PANEL);
+        let more = rows.end < outputs.end;
+        let source = (source, more);
         match places {
             Some(places) => {
                 let places = &places[..depth];
@@ -88,7 +90,7 @@ fn pack_of<S: Simd, N: Number>(
 fn pack_panel<S: Simd, N: Number>(
     s: S,
     number: N,
-    source: Rows<'_>,
+    (source, more): (Rows<'_>, bool),
     rows: Range<usize>,
     first_input: usize,
     place: impl Fn(usize) -> usize,
@@ -107,6 +109,13 @@ fn pack_panel<S: Simd, N: Number>(
         });
         let mut k = 0;
         while k + LANES <= depth {
+            // Rows are short and far apart: the processor does not see the next panel coming.
+            if k % 32 == 0 && more {
+                for start in starts {
+                    let at = (start + PANEL * source.stride + k) * N::SIZE;
+                    crate::simd::prefetch(source.bytes.as_ptr().wrapping_add(at).cast());
+                }
+            }
             let mut block = [s.splat(0.0); LANES];
             for j in 0..LANES {
                 if j < valid {
@@ -142,6 +151,7 @@ pub(crate) fn number(dtype: Dtype, bytes: &[u8], index: usize) -> f32 {
 
 /// A stored number format; all give the f32 exactly.
 trait Number: Copy {
+    const SIZE: usize;
     /// Eight numbers from number `index` of `bytes` on.
     fn eight<S: Simd>(self, s: S, bytes: &[u8], index: usize) -> S::V;
     fn one(self, bytes: &[u8], index: usize) -> f32;
@@ -160,6 +170,7 @@ fn bytes_at<const N: usize>(bytes: &[u8], start: usize) -> &[u8; N] {
 }
 
 impl Number for F32 {
+    const SIZE: usize = 4;
     #[inline(always)]
     fn eight<S: Simd>(self, s: S, bytes: &[u8], index: usize) -> S::V {
         s.widen_f32(bytes_at(bytes, index * 4))
@@ -172,6 +183,7 @@ impl Number for F32 {
 }
 
 impl Number for F16 {
+    const SIZE: usize = 2;
     #[inline(always)]
     fn eight<S: Simd>(self, s: S, bytes: &[u8], index: usize) -> S::V {
         s.widen_f16(bytes_at(bytes, index * 2))
@@ -184,6 +196,7 @@ impl Number for F16 {
 }
 
 impl Number for Bf16 {
+    const SIZE: usize = 2;
     #[inline(always)]
     fn eight<S: Simd>(self, s: S, bytes: &[u8], index: usize) -> S::V {
         s.widen_bf16(bytes_at(bytes, index * 2))

@@ -2,7 +2,11 @@
 //!
 //! Same arguments, same shapes; nothing here is clever.
 
-use crate::{Activation, AttentionShape, Conv, ConvEpilogue, Epilogue, GroupNorm, Matrix};
+mod backward;
+
+pub use backward::*;
+
+use crate::{Activation, AttentionShape, Conv, ConvEpilogue, Epilogue, GroupNorm, LowRank, Matrix};
 
 /// See [`crate::linear`].
 #[must_use]
@@ -10,7 +14,8 @@ pub fn linear(x: &[f32], rows: usize, weight: Matrix<'_>, epilogue: &Epilogue<'_
     let mut out = Vec::with_capacity(rows * weight.rows());
     for row in 0..rows {
         for output in 0..weight.rows() {
-            let mut sum = dot(&x[row * weight.cols()..], weight, output);
+            let x = &x[row * weight.cols()..];
+            let mut sum = dot(x, weight, output) + branches(x, epilogue.low_rank, output);
             sum += epilogue.bias.map_or(0.0, |bias| f64::from(bias[output]));
             sum = activate_one(sum, epilogue.activation);
             sum += epilogue.residual.map_or(0.0, |residual| f64::from(residual[out.len()]));
@@ -22,13 +27,21 @@ pub fn linear(x: &[f32], rows: usize, weight: Matrix<'_>, epilogue: &Epilogue<'_
 
 /// See [`crate::linear_geglu`].
 #[must_use]
-pub fn linear_geglu(x: &[f32], rows: usize, weight: Matrix<'_>, bias: Option<&[f32]>) -> Vec<f32> {
+pub fn linear_geglu(
+    x: &[f32],
+    rows: usize,
+    weight: Matrix<'_>,
+    bias: Option<&[f32]>,
+    low_rank: &[LowRank<'_>],
+) -> Vec<f32> {
     let outputs = weight.rows() / 2;
     let mut out = Vec::with_capacity(rows * outputs);
     for row in 0..rows {
         for output in 0..outputs {
             let [value, gate] = [output, outputs + output].map(|output| {
-                dot(&x[row * weight.cols()..], weight, output)
+                let x = &x[row * weight.cols()..];
+                dot(x, weight, output)
+                    + branches(x, low_rank, output)
                     + bias.map_or(0.0, |bias| f64::from(bias[output]))
             });
             out.push((value * activate_one(gate, Activation::Gelu)) as f32);
@@ -37,28 +50,82 @@ pub fn linear_geglu(x: &[f32], rows: usize, weight: Matrix<'_>, bias: Option<&[f
     out
 }
 
-/// See [`crate::add_low_rank`].
-pub fn add_low_rank(
-    y: &mut [f32],
+/// What the branches add to `output`.
+fn branches(x: &[f32], low_rank: &[LowRank<'_>], output: usize) -> f64 {
+    let branch = |branch: &LowRank<'_>| {
+        let ranks = 0..branch.down.rows();
+        let sum: f64 =
+            ranks.map(|r| dot(x, branch.down, r) * f64::from(branch.up.get(output, r))).sum();
+        f64::from(branch.scale) * sum
+    };
+    low_rank.iter().map(branch).sum()
+}
+
+/// See [`crate::linear_quantized`].
+#[must_use]
+pub fn linear_quantized(
     x: &[f32],
     rows: usize,
-    down: Matrix<'_>,
-    up: Matrix<'_>,
-    scale: f32,
-) {
-    for row in 0..rows {
-        let narrow: Vec<f64> =
-            (0..down.rows()).map(|rank| dot(&x[row * down.cols()..], down, rank)).collect();
-        for output in 0..up.rows() {
-            let sum: f64 = narrow
-                .iter()
-                .enumerate()
-                .map(|(rank, number)| number * f64::from(up.get(output, rank)))
-                .sum();
-            let y = &mut y[row * up.rows() + output];
-            *y = (f64::from(*y) + f64::from(scale) * sum) as f32;
+    weight: Matrix<'_>,
+    epilogue: &Epilogue<'_>,
+) -> Vec<f32> {
+    let (depth, outputs) = (weight.cols(), weight.rows());
+    let mut sums = vec![0.0; rows * outputs];
+    let step = depth.div_ceil(depth.div_ceil(512).max(1)).next_multiple_of(16).max(16);
+    for start in (0..depth).step_by(step) {
+        let inputs = start..depth.min(start + step);
+        let rounded: Vec<_> = (0..outputs)
+            .map(|output| rounded(inputs.clone().map(|input| weight.get(output, input))))
+            .collect();
+        for (row, sums) in sums.chunks_exact_mut(outputs).enumerate() {
+            let (a, a_scale) = self::rounded(x[row * depth..][inputs.clone()].iter().copied());
+            for (sum, (b, b_scale)) in sums.iter_mut().zip(&rounded) {
+                let integer: i64 = a.iter().zip(b).map(|(a, b)| a * b).sum();
+                *sum += integer as f64 * f64::from(*b_scale) * f64::from(a_scale);
+            }
         }
     }
+    for (i, sum) in sums.iter_mut().enumerate() {
+        *sum += branches(&x[i / outputs * depth..], epilogue.low_rank, i % outputs);
+        *sum += epilogue.bias.map_or(0.0, |bias| f64::from(bias[i % outputs]));
+        *sum = activate_one(*sum, epilogue.activation);
+        *sum += epilogue.residual.map_or(0.0, |residual| f64::from(residual[i]));
+    }
+    sums.into_iter().map(|sum| sum as f32).collect()
+}
+
+/// Numbers as integers up to 2047 and what one of them stands for.
+fn rounded(numbers: impl Iterator<Item = f32>) -> (Vec<i64>, f32) {
+    let numbers: Vec<_> = numbers.collect();
+    if numbers.iter().any(|x| !x.is_finite()) {
+        return (vec![0; numbers.len()], f32::NAN);
+    }
+    let greatest = numbers.iter().fold(0.0_f32, |greatest, x| greatest.max(x.abs()));
+    let inverse = (2047.0 / greatest).min(f32::MAX);
+    let integers = numbers.iter().map(|x| (x * inverse).round_ties_even() as i64).collect();
+    (integers, 1.0 / inverse)
+}
+
+/// See [`crate::linear_geglu_quantized`].
+#[must_use]
+pub fn linear_geglu_quantized(
+    x: &[f32],
+    rows: usize,
+    weight: Matrix<'_>,
+    bias: Option<&[f32]>,
+    low_rank: &[LowRank<'_>],
+) -> Vec<f32> {
+    let sums =
+        linear_quantized(x, rows, weight, &Epilogue { low_rank, bias, ..Default::default() });
+    let outputs = weight.rows() / 2;
+    let gated = sums.chunks_exact(2 * outputs).flat_map(|row| {
+        let (values, gates) = row.split_at(outputs);
+        values.iter().zip(gates).map(|(value, gate)| {
+            let gate = activate_one(f64::from(*gate), Activation::Gelu);
+            (f64::from(*value) * gate) as f32
+        })
+    });
+    gated.collect()
 }
 
 fn dot(x: &[f32], weight: Matrix<'_>, output: usize) -> f64 {

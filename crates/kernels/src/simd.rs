@@ -5,10 +5,12 @@
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+mod integers;
 mod portable;
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) use avx2::Avx2;
+pub(crate) use integers::{INTEGERS, Integers};
 pub(crate) use portable::{Portable, bf16_to_f32, f16_to_f32};
 
 /// Lanes of a vector.
@@ -58,12 +60,6 @@ pub(crate) trait Simd: Copy {
         let [a, b, c, d, e, f, g, h] = self.lanes(v);
         ((a + e) + (c + g)) + ((b + f) + (d + h))
     }
-
-    /// The greatest lane.
-    #[inline(always)]
-    fn greatest(self, v: Self::V) -> f32 {
-        self.lanes(v).into_iter().fold(f32::NEG_INFINITY, f32::max)
-    }
 }
 
 /// Applies `f` to each group of eight of `values`; a short tail is padded with zeros.
@@ -111,4 +107,17 @@ pub(crate) fn padded(tail: &[f32]) -> [f32; LANES] {
     let mut out = [0.0; LANES];
     out[..tail.len()].copy_from_slice(tail);
     out
+}
+
+/// Asks for the cache line of an address, which may be anywhere; only speed depends on it.
+#[inline(always)]
+pub(crate) fn prefetch(address: *const f32) {
+    // SAFETY: a hint that faults nowhere.
+    #[cfg(target_arch = "x86_64")]
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(address.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
 }

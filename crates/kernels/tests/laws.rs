@@ -5,9 +5,9 @@ mod common;
 
 use common::{Random, Stored, each_isa, same};
 use unwrong_kernels::{
-    Activation, AttentionShape, Conv, ConvEpilogue, Epilogue, Fold, GroupNorm, Matrix, activate,
-    add_low_rank, attention, conv2d, conv2d_folded, conv2d_into, double_rows, group_norm,
-    layer_norm, linear, linear_geglu,
+    Activation, AttentionShape, Conv, ConvEpilogue, Epilogue, Fold, GroupNorm, LowRank, Matrix,
+    activate, attention, conv2d, conv2d_folded, conv2d_into, double_rows, group_norm, layer_norm,
+    linear, linear_geglu,
 };
 
 /// Runs `kernel` on 1, 2, 3 and 7 threads and expects the same bits; returns them.
@@ -42,7 +42,8 @@ fn a_row_of_a_linear_layer_does_not_know_the_others() {
         let x = random.numbers(rows * inputs);
         let weight = Stored::new(&mut random, 1, 1, outputs, inputs);
         let bias = random.numbers(outputs);
-        let epilogue = Epilogue { bias: Some(&bias), activation: Activation::Gelu, residual: None };
+        let epilogue =
+            Epilogue { bias: Some(&bias), activation: Activation::Gelu, ..Default::default() };
         each_isa(|| {
             let whole = on_any_threads(|| linear(&x, rows, weight.matrix(), &epilogue));
             for count in [1, 5, 6, 7] {
@@ -63,10 +64,10 @@ fn a_row_of_a_gated_layer_does_not_know_the_others() {
     let weight = Stored::new(&mut random, 1, 1, 2 * outputs, inputs);
     let bias = random.numbers(2 * outputs);
     each_isa(|| {
-        let whole = on_any_threads(|| linear_geglu(&x, rows, weight.matrix(), Some(&bias)));
+        let whole = on_any_threads(|| linear_geglu(&x, rows, weight.matrix(), Some(&bias), &[]));
         parts_alone(&whole, 2, |i| {
             let x = &x[i * rows / 2 * inputs..][..rows / 2 * inputs];
-            linear_geglu(x, rows / 2, weight.matrix(), Some(&bias))
+            linear_geglu(x, rows / 2, weight.matrix(), Some(&bias), &[])
         });
     });
 }
@@ -76,18 +77,48 @@ fn a_row_of_a_low_rank_branch_does_not_know_the_others() {
     let (rows, inputs, outputs, rank) = (600, 640, 640, 12);
     let mut random = Random(3);
     let x = random.numbers(rows * inputs);
-    let y = random.numbers(rows * outputs);
+    let weight = Stored::new(&mut random, 1, 1, outputs, inputs);
     let (down, up) = (random.numbers(rank * inputs), random.numbers(outputs * rank));
     let run = |range: std::ops::Range<usize>| {
-        let mut y = y[range.start * outputs..range.end * outputs].to_vec();
-        let x = &x[range.start * inputs..range.end * inputs];
         let down = Matrix::from_f32(rank, inputs, &down);
-        add_low_rank(&mut y, x, range.len(), down, Matrix::from_f32(outputs, rank, &up), 0.5);
-        y
+        let up = Matrix::from_f32(outputs, rank, &up);
+        let low_rank = &[LowRank { down, up, scale: 0.5 }];
+        let x = &x[range.start * inputs..range.end * inputs];
+        let epilogue = Epilogue { low_rank, ..Default::default() };
+        linear(x, range.len(), weight.matrix(), &epilogue)
     };
     each_isa(|| {
         let whole = on_any_threads(|| run(0..rows));
         parts_alone(&whole, 3, |i| run(i * 200..(i + 1) * 200));
+    });
+}
+
+#[test]
+fn a_band_of_an_image_is_convolved_as_in_the_whole() {
+    let (h, w, channels, outputs) = (70, 45, 24, 20);
+    let mut random = Random(14);
+    let x = random.numbers(h * w * channels);
+    let weight = Stored::new(&mut random, 1, 1, outputs, 9 * channels);
+    let conv = |top, bottom| Conv {
+        weight: weight.matrix(),
+        kernel: 3,
+        stride: 1,
+        padding: [top, bottom, 1, 1],
+        upsample: false,
+    };
+    let epilogue = ConvEpilogue::default();
+    each_isa(|| {
+        let (whole, _) = conv2d(&x, [1, h, w, channels], &conv(1, 1), &epilogue);
+        // Bands start at multiples of four rows: Winograd's tiles stay where they are.
+        let mut bands = Vec::new();
+        for (start, end) in [(0, 4), (4, 36), (36, 40), (40, h)] {
+            let (first, last) = (start.max(1) - 1, h.min(end + 1));
+            let (top, bottom) = (usize::from(start == 0), usize::from(end == h));
+            let x = &x[first * w * channels..last * w * channels];
+            let shape = [1, last - first, w, channels];
+            bands.extend(conv2d(x, shape, &conv(top, bottom), &epilogue).0);
+        }
+        same(&bands, &whole);
     });
 }
 
@@ -98,6 +129,10 @@ fn an_image_of_a_convolution_does_not_know_the_others() {
         (15, 90, 33, 3, 2, false),
         (9, 96, 80, 3, 1, true),
         (20, 70, 30, 1, 1, false),
+        // Several groups of Winograd's tiles, more with three images than with one.
+        (60, 24, 20, 3, 1, false),
+        (45, 300, 70, 3, 1, false),
+        (33, 17, 9, 3, 1, true),
     ] {
         let mut random = Random(4);
         let batch = 3;
@@ -264,4 +299,96 @@ fn nothing_in_gives_nothing_out() {
 fn a_length_that_does_not_fit_is_a_bug_of_the_caller() {
     let weight = Matrix::from_f32(3, 2, &[1.0; 6]);
     let _ = linear(&[1.0; 5], 2, weight, &Epilogue::default());
+}
+
+#[test]
+fn a_gradient_of_a_layer_does_not_know_other_rows_or_images() {
+    use unwrong_kernels::{
+        GroupNorm, conv2d_backward, group_norm_backward, layer_norm_backward, linear_backward,
+    };
+    let mut random = Random(9);
+    let (rows, inputs, outputs) = (450, 333, 640);
+    let weight = Stored::new(&mut random, 1, 1, outputs, inputs);
+    let dy = random.numbers(rows * outputs);
+    let linear = |dy: &[f32]| linear_backward(dy, dy.len() / outputs, weight.matrix());
+
+    let (batch, size, channels) = (3, 12, 96);
+    let image = size * size * channels;
+    let filters = Stored::new(&mut random, 1, 1, channels, 9 * channels);
+    let conv = |dy: &[f32], stride, upsample| {
+        let weight = filters.matrix();
+        let conv = Conv { weight, kernel: 3, stride, padding: [1; 4], upsample };
+        let shape = [1, size, size, channels];
+        let images = dy.len() / conv.output_shape(shape).iter().product::<usize>();
+        conv2d_backward(dy, &conv, [images, size, size, channels])
+    };
+
+    let x = random.numbers(batch * image);
+    let (weights, bias) = (random.numbers(channels), random.numbers(channels));
+    let group = |range: std::ops::Range<usize>, dy: &[f32]| {
+        let batch = range.len() / image;
+        let shape = [batch, size, size, channels];
+        let norm = GroupNorm { groups: 32, eps: 1e-5, weight: &weights, bias: &bias };
+        group_norm_backward(dy, &x[range], shape, &norm, true)
+    };
+    let layer = |range: std::ops::Range<usize>, dy: &[f32]| {
+        layer_norm_backward(dy, &x[range], channels, 1e-5, &weights)
+    };
+    let dimages = random.numbers(4 * batch * image);
+    each_isa(|| {
+        let whole = on_any_threads(|| linear(&dy));
+        parts_alone(&whole, 9, |i| linear(&dy[i * 50 * outputs..(i + 1) * 50 * outputs]));
+        for (stride, upsample, length) in
+            [(1, false, image), (2, false, image / 4), (1, true, 4 * image)]
+        {
+            let dy = &dimages[..batch * length];
+            let whole = on_any_threads(|| conv(dy, stride, upsample));
+            parts_alone(&whole, batch, |i| {
+                conv(&dy[i * length..(i + 1) * length], stride, upsample)
+            });
+        }
+        let dy = &dimages[..batch * image];
+        let whole = on_any_threads(|| group(0..batch * image, dy));
+        parts_alone(&whole, batch, |i| {
+            let range = i * image..(i + 1) * image;
+            group(range.clone(), &dy[range])
+        });
+        let whole = on_any_threads(|| layer(0..batch * image, dy));
+        parts_alone(&whole, batch, |i| {
+            let range = i * image..(i + 1) * image;
+            layer(range.clone(), &dy[range])
+        });
+    });
+}
+
+#[test]
+fn gradients_of_attention_do_not_know_other_sequences() {
+    use unwrong_kernels::{AttentionPass, attention_backward, attention_with_log_sum};
+    for (query_tokens, key_tokens, heads, head_dim, causal) in
+        [(300, 77, 2, 40, false), (200, 200, 3, 64, true), (40, 900, 1, 16, false)]
+    {
+        let mut random = Random(10);
+        let batch = 2;
+        let width = heads * head_dim;
+        let [q, dout] = [(); 2].map(|()| random.numbers(batch * query_tokens * width));
+        let [k, v] = [(); 2].map(|()| random.numbers(batch * key_tokens * width));
+        let run = |range: std::ops::Range<usize>| {
+            let [queries, keys] = [query_tokens, key_tokens]
+                .map(|tokens| range.start * tokens * width..range.end * tokens * width);
+            let (q, dout) = (&q[queries.clone()], &dout[queries]);
+            let (k, v) = (&k[keys.clone()], &v[keys]);
+            let batch = range.len();
+            let shape = AttentionShape { batch, query_tokens, key_tokens, heads, head_dim };
+            let (out, log_sums) = attention_with_log_sum(q, k, v, shape, 0.2, causal);
+            let (out, log_sums) = (&out, &log_sums);
+            let pass = AttentionPass { q, k, v, out, log_sums, shape, scale: 0.2, causal };
+            attention_backward(&pass, dout)
+        };
+        each_isa(|| {
+            let _ = on_any_threads(|| run(0..batch).concat());
+            for (which, whole) in run(0..batch).iter().enumerate() {
+                parts_alone(whole, batch, |i| run(i..i + 1)[which].clone());
+            }
+        });
+    }
 }

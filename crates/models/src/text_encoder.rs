@@ -12,6 +12,10 @@ use crate::files::{FrozenWeight, HiddenAct, TextEncoderConfig, WeightPath, Weigh
 use crate::layers::{Linear, Norm, Run};
 use crate::ops::{self, Activation, Mask};
 
+/// Most rows that go through the layers together; more take several passes. With 77 tokens
+/// the widest activation of the second encoder is then 25 MB.
+const MOST_ROWS: usize = 16;
+
 /// Ids of the published configs say 2 where the tokenizer's end-of-text is 49407;
 /// transformers then takes the largest id of the row instead.
 const LEGACY_EOS: u32 = 2;
@@ -22,6 +26,8 @@ pub struct TextEncoder {
     token_embedding: FrozenWeight,
     position_embedding: FrozenWeight,
     layers: Vec<Layer>,
+    /// Apart from the others: only the pooled vector needs it.
+    last_layer: Layer,
     final_layer_norm: Norm,
     text_projection: Option<Linear>,
 }
@@ -33,15 +39,6 @@ pub struct TokenRow<'a> {
     pub ids: &'a [u32],
     /// Which tokens may be looked at; absent for all. The first must be one of them.
     pub mask: Option<&'a [bool]>,
-}
-
-/// What an encoder makes of its tokens.
-pub struct Encoded {
-    /// States before the last layer, not normalised, `[B, 77, D]`.
-    pub penultimate: Tensor,
-    /// Projection of the normalised last state at the end-of-text token, `[B, P]`; only of an
-    /// encoder with a projection.
-    pub pooled: Option<Tensor>,
 }
 
 impl TextEncoder {
@@ -58,6 +55,8 @@ impl TextEncoder {
         let embeddings = text_model.path("embeddings");
         let width = config.hidden_size;
         let layers = text_model.path("encoder").path("layers");
+        let layer = |i: usize| Layer::load(&layers.path(i), config);
+        let last = config.num_hidden_layers - 1;
         let text_projection = if config.has_projection {
             let path = root.path("text_projection");
             Some(Linear::load_no_bias(&path, &[config.projection_dim, width])?)
@@ -71,9 +70,8 @@ impl TextEncoder {
             position_embedding: embeddings
                 .path("position_embedding")
                 .get("weight", &[config.max_position_embeddings, width])?,
-            layers: (0..config.num_hidden_layers)
-                .map(|i| Layer::load(&layers.path(i), config))
-                .collect::<Result<_>>()?,
+            layers: (0..last).map(layer).collect::<Result<_>>()?,
+            last_layer: layer(last)?,
             final_layer_norm: Norm::load(
                 &text_model.path("final_layer_norm"),
                 width,
@@ -90,37 +88,37 @@ impl TextEncoder {
         &self.config
     }
 
-    /// Encodes rows of token ids, all of the same length.
-    pub fn encode(&self, run: &Run<'_>, rows: &[TokenRow<'_>], device: &Device) -> Result<Encoded> {
-        let mut hidden = self.embed(rows, device)?;
-        let all = vec![true; rows.first().map_or(0, |row| row.ids.len())];
-        let keys: Vec<&[bool]> = rows.iter().map(|row| row.mask.unwrap_or(&all)).collect();
-        let masked = rows.iter().any(|row| row.mask.is_some());
-        let mask = if masked { Mask::CausalKeys(&keys) } else { Mask::Causal };
-        run.observe("embeddings", &hidden);
-        let mut penultimate = hidden.clone();
-        for (i, layer) in self.layers.iter().enumerate() {
-            if i + 1 == self.layers.len() {
-                penultimate = hidden.clone();
-                if self.text_projection.is_none() {
-                    break;
-                }
+    /// The states before the last layer, not normalised, `[B, T, D]`: what a UNet is told.
+    ///
+    /// All rows have the same length. A row comes out the same whatever the others are.
+    pub fn encode(&self, run: &Run<'_>, rows: &[TokenRow<'_>], device: &Device) -> Result<Tensor> {
+        let mut passes = Vec::new();
+        for rows in rows.chunks(MOST_ROWS) {
+            let mut hidden = self.embed(rows, device)?;
+            run.observe("embeddings", &hidden);
+            for layer in &self.layers {
+                hidden = layer.forward(run, &hidden, rows)?;
             }
-            hidden = layer.forward(run, &hidden, mask)?;
+            passes.push(hidden);
         }
-        let pooled = match &self.text_projection {
-            Some(projection) => {
-                let normal = self.final_layer_norm.layer(run, &hidden)?;
-                let ends = rows
-                    .iter()
-                    .enumerate()
-                    .map(|(index, row)| Ok(normal.get(index)?.get(self.end_of_text(row.ids))?))
-                    .collect::<Result<Vec<_>>>()?;
-                Some(projection.forward(run, &Tensor::stack(&ends, 0)?)?)
-            }
-            None => None,
-        };
-        Ok(Encoded { penultimate, pooled })
+        Ok(Tensor::cat(&passes, 0)?)
+    }
+
+    /// The projection of the normalised last state at the end-of-text token, `[B, P]`, from
+    /// what [`Self::encode`] made of rows without masks; absent where there is no projection.
+    ///
+    /// Of the last layer nothing is computed but this token and what it looks at.
+    pub fn pool(
+        &self,
+        run: &Run<'_>,
+        states: &Tensor,
+        rows: &[TokenRow<'_>],
+    ) -> Result<Option<Tensor>> {
+        let Some(projection) = &self.text_projection else { return Ok(None) };
+        let ends: Vec<usize> = rows.iter().map(|row| self.end_of_text(row.ids)).collect();
+        let state = self.last_layer.at(run, states, &ends)?;
+        let normal = self.final_layer_norm.layer(run, &state)?;
+        Ok(Some(projection.forward(run, &normal)?))
     }
 
     /// Token plus position embeddings, `[B, T, D]`. Only the rows that occur are read.
@@ -199,18 +197,71 @@ impl Layer {
         })
     }
 
-    fn forward(&self, run: &Run<'_>, x: &Tensor, mask: Mask<'_>) -> Result<Tensor> {
+    fn forward(&self, run: &Run<'_>, x: &Tensor, rows: &[TokenRow<'_>]) -> Result<Tensor> {
         let normal = self.layer_norm1.layer(run, x)?;
         let query = self.q_proj.forward(run, &normal)?;
         let key = self.k_proj.forward(run, &normal)?;
         let value = self.v_proj.forward(run, &normal)?;
-        let mixed = ops::attention(run.ops, &query, &key, &value, self.heads, mask)?;
+        let mixed = attention(run, [&query, &key, &value], self.heads, rows)?;
         let x = self.out_proj.onto(run, &mixed, x)?;
-
-        let normal = self.layer_norm2.layer(run, &x)?;
-        let hidden = self.fc1.activated(run, &normal, self.activation)?;
-        let output = self.fc2.onto(run, &hidden, &x)?;
+        let output = self.mlp(run, &x)?;
         run.observe(&self.name, &output);
         Ok(output)
     }
+
+    /// [`Self::forward`] at one token of each row, `[B, D]`. It looks back only, so the tokens
+    /// after it are not read.
+    fn at(&self, run: &Run<'_>, x: &Tensor, tokens: &[usize]) -> Result<Tensor> {
+        let mut seen = Vec::new(); // [token + 1, D] of each row
+        let mut asked = Vec::new(); // [1, D] of each row
+        for (row, token) in tokens.iter().enumerate() {
+            let row = x.get(row)?;
+            asked.push(row.narrow(0, *token, 1)?);
+            seen.push(row.narrow(0, 0, token + 1)?);
+        }
+        let asked = Tensor::cat(&asked, 0)?;
+        let query = self.q_proj.forward(run, &self.layer_norm1.layer(run, &asked)?)?;
+        let normal = self.layer_norm1.layer(run, &Tensor::cat(&seen, 0)?)?;
+        let key = self.k_proj.forward(run, &normal)?;
+        let value = self.v_proj.forward(run, &normal)?;
+
+        let mut mixed = Vec::new();
+        let mut start = 0;
+        for (row, token) in tokens.iter().enumerate() {
+            let query = query.narrow(0, row, 1)?.unsqueeze(0)?;
+            let key = key.narrow(0, start, token + 1)?.unsqueeze(0)?;
+            let value = value.narrow(0, start, token + 1)?.unsqueeze(0)?;
+            let one = ops::attention(run.ops, &query, &key, &value, self.heads, Mask::None)?;
+            mixed.push(one.squeeze(0)?);
+            start += token + 1;
+        }
+        let x = self.out_proj.onto(run, &Tensor::cat(&mixed, 0)?, &asked)?;
+        self.mlp(run, &x)
+    }
+
+    fn mlp(&self, run: &Run<'_>, x: &Tensor) -> Result<Tensor> {
+        let normal = self.layer_norm2.layer(run, x)?;
+        let hidden = self.fc1.activated(run, &normal, self.activation)?;
+        self.fc2.onto(run, &hidden, x)
+    }
+}
+
+/// Causal attention, `[B, T, D]`, with and without masks in one batch.
+fn attention(
+    run: &Run<'_>,
+    query_key_value: [&Tensor; 3],
+    heads: usize,
+    rows: &[TokenRow<'_>],
+) -> Result<Tensor> {
+    let mut parts = Vec::new();
+    let mut start = 0;
+    for alike in rows.chunk_by(|a, b| a.mask.is_some() == b.mask.is_some()) {
+        let part = |tensor: &Tensor| tensor.narrow(0, start, alike.len());
+        let [query, key, value] = query_key_value.map(part);
+        let keys: Vec<&[bool]> = alike.iter().filter_map(|row| row.mask).collect();
+        let mask = if keys.is_empty() { Mask::Causal } else { Mask::CausalKeys(&keys) };
+        parts.push(ops::attention(run.ops, &query?, &key?, &value?, heads, mask)?);
+        start += alike.len();
+    }
+    Ok(Tensor::cat(&parts, 0)?)
 }

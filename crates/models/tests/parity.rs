@@ -169,25 +169,66 @@ fn both_text_encoders_equal_transformers_after_every_layer() {
                 let observer = |_: &str, output: &Tensor| states.borrow_mut().push(output.clone());
                 let run = Run { observer: Some(&observer), ..Run::new(ops, &none) };
                 let rows = [TokenRow { ids: &ids, mask: None }];
-                let encoded = encoder.encode(&run, &rows, &Device::Cpu).unwrap();
+                let penultimate = encoder.encode(&run, &rows, &Device::Cpu).unwrap();
+                let pooled = encoder.pool(&run, &penultimate, &rows).unwrap();
 
                 let states = states.borrow();
-                assert!(states.len() >= config.num_hidden_layers, "a layer was skipped");
+                // Embeddings, then every layer but the last.
+                assert_eq!(states.len(), config.num_hidden_layers, "a layer was skipped");
                 for (layer, state) in states.iter().enumerate() {
                     let golden = golden(&format!("hidden_states.{layer}"));
                     row.add(&golden, goldens.compare(&golden, state));
                 }
                 let golden_penultimate =
                     golden(&format!("hidden_states.{}", config.num_hidden_layers - 1));
-                row.add("penultimate", goldens.compare(&golden_penultimate, &encoded.penultimate));
-                assert_eq!(encoded.pooled.is_some(), config.has_projection);
-                if let Some(pooled) = encoded.pooled {
+                row.add("penultimate", goldens.compare(&golden_penultimate, &penultimate));
+                assert_eq!(pooled.is_some(), config.has_projection);
+                if let Some(pooled) = pooled {
                     row.add("pooled", goldens.compare(&golden("text_embeds"), &pooled));
                 }
             }
             row.print();
         }
     }
+}
+
+#[test]
+fn a_row_of_tokens_comes_out_the_same_alone_and_among_others() {
+    let parts = parts("base");
+    let (config, weights) = parts.text_encoder_2.as_ref().unwrap();
+    let encoder = TextEncoder::load(config, weights).unwrap();
+    let none = LayerAdapters::default();
+    let run = Run::new(Ops::Cpu, &none);
+    let bits = |tensor: &Tensor| -> Vec<u32> {
+        let values = tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        values.into_iter().map(f32::to_bits).collect()
+    };
+
+    // More rows than go through the layers together; texts end in different places.
+    let end = 49_407;
+    let ids: Vec<Vec<u32>> = (0..19_u32)
+        .map(|row| (0..77).map(|t| if t > 3 * row { end } else { 7 * row + t }).collect())
+        .collect();
+    let hides = |row: usize, token: usize| row % 3 == 1 && (4..9).contains(&token);
+    let masks: Vec<Vec<bool>> =
+        (0..19).map(|row| (0..77).map(|token| !hides(row, token)).collect()).collect();
+    let rows: Vec<TokenRow<'_>> = (0..19)
+        .map(|row| TokenRow { ids: &ids[row], mask: (row % 3 == 1).then_some(&*masks[row]) })
+        .collect();
+    let states = encoder.encode(&run, &rows, &Device::Cpu).unwrap();
+    let pooled = encoder.pool(&run, &states, &rows).unwrap().unwrap();
+    for (index, row) in rows.iter().enumerate() {
+        let alone = encoder.encode(&run, &[*row], &Device::Cpu).unwrap();
+        assert_eq!(bits(&alone), bits(&states.get(index).unwrap()), "row {index}");
+        let alone = encoder.pool(&run, &alone, &[*row]).unwrap().unwrap();
+        assert_eq!(bits(&alone), bits(&pooled.get(index).unwrap()), "pooled {index}");
+    }
+
+    // A token looks back only: a row may be cut short.
+    let short = [TokenRow { ids: &ids[3][..23], mask: None }];
+    let alone = encoder.encode(&run, &short, &Device::Cpu).unwrap();
+    let begins = states.get(3).unwrap().narrow(0, 0, 23).unwrap();
+    assert_eq!(bits(&alone), bits(&begins), "a row cut short");
 }
 
 /// The LoRA files of the goldens, and the demo model's own: name, stem of the goldens, scales.
@@ -266,6 +307,33 @@ fn lora_scale_zero_changes_not_a_bit() {
     };
     let bits = |values: Vec<f32>| values.into_iter().map(f32::to_bits).collect::<Vec<_>>();
     assert_eq!(bits(output(&adapters.unet)), bits(output(&LayerAdapters::default())));
+}
+
+#[test]
+fn a_prompt_of_zeros_counts_the_same_beside_another() {
+    let parts = parts("base");
+    let unet = Unet::load(&parts.unet.0, &parts.unet.1).unwrap();
+    let inputs = Goldens::open("unet_base");
+    let none = LayerAdapters::default();
+    let run = Run::new(Ops::Cpu, &none);
+    let input = |name: &str| inputs.tensor(&format!("input.{name}")).narrow(0, 0, 1).unwrap();
+    let latents = nhwc(&input("latents"));
+    let [embeds, pooled, ids] = ["encoder_hidden_states", "text_embeds", "time_ids"].map(input);
+    let twice = |tensor: &Tensor| Tensor::cat(&[tensor, tensor], 0).unwrap();
+    let bits = |tensor: &Tensor| -> Vec<u32> {
+        let values = tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        values.into_iter().map(f32::to_bits).collect()
+    };
+
+    let both = [embeds.zeros_like().unwrap(), embeds];
+    let together = Tensor::cat(&both, 0).unwrap();
+    let prepared = unet.prepare(&run, &together, &twice(&pooled), &twice(&ids)).unwrap();
+    let together = unet.forward(&run, &twice(&latents), 501.0, &prepared).unwrap();
+    for (index, alone) in both.iter().enumerate() {
+        let prepared = unet.prepare(&run, alone, &pooled, &ids).unwrap();
+        let alone = unet.forward(&run, &latents, 501.0, &prepared).unwrap();
+        assert_eq!(bits(&alone), bits(&together.get(index).unwrap()), "prompt {index}");
+    }
 }
 
 #[test]

@@ -4,13 +4,16 @@
 //! join the results; here it is run. Embeddings equal those of compel 2.5.1's `CompelForSDXL`,
 //! which is checked in `tests/parity.rs`.
 
+use std::ops::Range;
+
 use candle_core::{D, Device, Tensor};
 use unwrong_models::layers::Run;
 use unwrong_models::text_encoder::{TextEncoder, TokenRow};
-use unwrong_prompt::{CHUNK_TOKENS, Chunk, EncodePlan, Encoder, Prompt};
+use unwrong_prompt::{CHUNK_TOKENS, Chunk, END_OF_TEXT, EncodePlan, Encoder, Prompt, Variant};
 
 use crate::error::{Error, Result};
 use crate::plan::{NegativePrompt, Plan};
+use crate::recent::Recent;
 use crate::request::{LongPrompt, Syntax};
 
 /// What a UNet is told about one prompt.
@@ -37,6 +40,22 @@ pub(crate) struct Reader<'a> {
     pub(crate) encoder: Encoder,
     pub(crate) network: &'a TextEncoder,
     pub(crate) run: Run<'a>,
+    /// What it has read lately; absent where LoRA files change what it says.
+    pub(crate) recent: Option<&'a Recent<Row, Tensor>>,
+}
+
+/// Tokens that go through an encoder together, and which of them nobody may look at.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Row {
+    /// 77 of them; fewer where only the pooled vector is asked for.
+    ids: Vec<u32>,
+    masked: Range<usize>,
+}
+
+/// One text for all encoders of a model: a plan for each.
+struct Text {
+    plans: Vec<EncodePlan>,
+    pooled: [u32; CHUNK_TOKENS],
 }
 
 /// Encodes the prompts of a plan with the encoders of one model, the pooling one last.
@@ -49,28 +68,26 @@ pub(crate) fn encode(
     zero_absent: bool,
     device: &Device,
 ) -> Result<ConditioningPair> {
-    let positive = parse(&plan.prompt, plan.syntax);
     let negative = match &plan.negative_prompt {
-        NegativePrompt::Absent => parse("", plan.syntax),
-        NegativePrompt::Text(text) => parse(text, plan.syntax),
+        NegativePrompt::Absent => "",
+        NegativePrompt::Text(text) => text,
     };
-    let zeros = zero_absent && plan.negative_prompt == NegativePrompt::Absent;
+    let mut texts = [&plan.prompt, negative].map(|text| Text::new(readers, plan, text));
+    let chunks = texts.iter().flat_map(|text| &text.plans).map(|plan| plan.chunks.len()).max();
+    for plan in texts.iter_mut().flat_map(|text| &mut text.plans) {
+        plan.pad_to(chunks.unwrap_or(1));
+    }
 
-    let mut positives = encode_plans(readers, &positive, plan.long_prompt);
-    let mut negatives = encode_plans(readers, &negative, plan.long_prompt);
-    let all = || positives.iter().chain(&negatives);
-    let chunks = all().map(|plan| plan.chunks.len()).max().unwrap_or(1);
-    positives.iter_mut().chain(&mut negatives).for_each(|plan| plan.pad_to(chunks));
-
-    let positive = condition(readers, &positive, &positives, device)?;
-    let negative = if zeros {
-        Conditioning {
+    if zero_absent && plan.negative_prompt == NegativePrompt::Absent {
+        let positive = condition(readers, &texts[..1], device)?.remove(0);
+        let negative = Conditioning {
             prompt_embeds: positive.prompt_embeds.zeros_like()?,
             pooled_embeds: positive.pooled_embeds.zeros_like()?,
-        }
-    } else {
-        condition(readers, &negative, &negatives, device)?
-    };
+        };
+        return Ok(ConditioningPair { positive, negative });
+    }
+    let mut both = condition(readers, &texts, device)?;
+    let (negative, positive) = (both.remove(1), both.remove(0));
     Ok(ConditioningPair { positive, negative })
 }
 
@@ -92,82 +109,158 @@ pub(crate) fn warnings(plan: &Plan) -> Vec<String> {
     sentences
 }
 
-fn parse(text: &str, syntax: Syntax) -> Prompt {
-    Prompt::parse(text, syntax.into()).0
-}
-
-fn encode_plans(
-    readers: &[Reader<'_>],
-    prompt: &Prompt,
-    long_prompt: LongPrompt,
-) -> Vec<EncodePlan> {
-    readers.iter().map(|reader| prompt.plan(reader.encoder, long_prompt.into())).collect()
-}
-
-fn condition(
-    readers: &[Reader<'_>],
-    prompt: &Prompt,
-    plans: &[EncodePlan],
-    device: &Device,
-) -> Result<Conditioning> {
-    let features = readers
-        .iter()
-        .zip(plans)
-        .map(|(reader, plan)| features(reader, plan, device))
-        .collect::<Result<Vec<_>>>()?;
-    let pooling = readers.last().ok_or(Error::NoPooledOutput)?;
-    let ids = prompt.pooled_ids();
-    let rows = [TokenRow { ids: &ids, mask: None }];
-    let pooled = pooling.network.encode(&pooling.run, &rows, device)?.pooled;
-    Ok(Conditioning {
-        prompt_embeds: Tensor::cat(&features, D::Minus1)?,
-        pooled_embeds: pooled.ok_or(Error::NoPooledOutput)?,
-    })
-}
-
-/// The features of a prompt, `[1, 77n, D]`: the formula at [`EncodePlan`].
-fn features(reader: &Reader<'_>, plan: &EncodePlan, device: &Device) -> Result<Tensor> {
-    let empty = if plan.chunks.iter().any(Chunk::needs_empty) {
-        let ids = plan.encoder.empty_ids();
-        Some(penultimate(reader, &[TokenRow { ids: &ids, mask: None }], device)?)
-    } else {
-        None
-    };
-    let chunks = plan
-        .chunks
-        .iter()
-        .map(|chunk| {
-            let states = blended(reader, chunk, device)?;
-            match &empty {
-                Some(empty) if chunk.needs_empty() => weighted(&states, empty, chunk),
-                _ => Ok(states),
-            }
-        })
-        .collect::<Result<Vec<_>>>()?;
-    Ok(Tensor::cat(&chunks, 1)?)
-}
-
-/// The runs of a chunk through its encoder, in their shares, `[1, 77, D]`.
-fn blended(reader: &Reader<'_>, chunk: &Chunk, device: &Device) -> Result<Tensor> {
-    let masks: Vec<Option<[bool; CHUNK_TOKENS]>> = chunk
-        .variants
-        .iter()
-        .map(|variant| {
-            let seen = |token: usize| !variant.masked.contains(&token);
-            (!variant.masked.is_empty()).then(|| std::array::from_fn(seen))
-        })
-        .collect();
-    let rows: Vec<TokenRow<'_>> = masks
-        .iter()
-        .map(|mask| TokenRow { ids: &chunk.ids, mask: mask.as_ref().map(<[bool; _]>::as_slice) })
-        .collect();
-    let states = penultimate(reader, &rows, device)?;
-    if chunk.variants.len() == 1 {
-        return Ok(states);
+impl Text {
+    fn new(readers: &[Reader<'_>], plan: &Plan, text: &str) -> Self {
+        let (prompt, _) = Prompt::parse(text, plan.syntax.into());
+        let long_prompt = plan.long_prompt.into();
+        Self {
+            plans: readers.iter().map(|reader| prompt.plan(reader.encoder, long_prompt)).collect(),
+            pooled: prompt.pooled_ids(),
+        }
     }
-    let shares: Vec<f32> = chunk.variants.iter().map(|variant| variant.share).collect();
-    let shares = Tensor::new(shares, device)?.reshape(((), 1, 1))?;
-    Ok(states.broadcast_mul(&shares)?.sum_keepdim(0)?)
+}
+
+/// The conditioning of every text. Each encoder reads all it has to in one go.
+fn condition(readers: &[Reader<'_>], texts: &[Text], device: &Device) -> Result<Vec<Conditioning>> {
+    // The pooled vector looks back from the end of the text: the padding is not read.
+    let ends = texts.iter().map(|text| text.pooled.iter().position(|id| *id == END_OF_TEXT));
+    let longest = ends.flatten().max().map_or(CHUNK_TOKENS, |end| end + 1);
+    let pooled: Vec<Row> = texts.iter().map(|text| Row::new(&text.pooled[..longest])).collect();
+    let read = |(index, reader): (usize, &Reader<'_>)| {
+        let mut rows: Vec<Row> =
+            texts.iter().flat_map(|text| Row::of_plan(&text.plans[index])).collect();
+        if index + 1 == readers.len() {
+            rows.extend(pooled.iter().cloned());
+        }
+        States::read(reader, rows, device)
+    };
+    let states = readers.iter().enumerate().map(read).collect::<Result<Vec<_>>>()?;
+
+    let (pooling, of_pooling) = readers.last().zip(states.last()).ok_or(Error::NoPooledOutput)?;
+    let pooled_embeds = of_pooling.pooled(pooling, &pooled)?;
+    let embeds = |(index, text): (usize, &Text)| {
+        let features = states.iter().zip(&text.plans).map(|(states, plan)| states.features(plan));
+        Ok(Conditioning {
+            prompt_embeds: Tensor::cat(&features.collect::<Result<Vec<_>>>()?, D::Minus1)?,
+            pooled_embeds: pooled_embeds.narrow(0, index, 1)?,
+        })
+    };
+    texts.iter().enumerate().map(embeds).collect()
+}
+
+impl Row {
+    fn new(ids: &[u32]) -> Self {
+        Self { ids: ids.to_vec(), masked: 0..0 }
+    }
+
+    fn of_variant(chunk: &Chunk, variant: &Variant) -> Self {
+        Self { ids: chunk.ids.to_vec(), masked: variant.masked.clone() }
+    }
+
+    /// Whether this row's states begin with the other's: a token looks back only.
+    fn covers(&self, other: &Self) -> bool {
+        self.ids.starts_with(&other.ids) && self.masked == other.masked
+    }
+
+    /// Everything an encoder has to read for a plan.
+    fn of_plan(plan: &EncodePlan) -> Vec<Self> {
+        let mut rows = Vec::new();
+        for chunk in &plan.chunks {
+            rows.extend(chunk.variants.iter().map(|variant| Self::of_variant(chunk, variant)));
+        }
+        if plan.chunks.iter().any(Chunk::needs_empty) {
+            rows.push(Self::new(&plan.encoder.empty_ids()));
+        }
+        rows
+    }
+
+    fn mask(&self) -> Option<Vec<bool>> {
+        let seen = |token| !self.masked.contains(&token);
+        (!self.masked.is_empty()).then(|| (0..self.ids.len()).map(seen).collect())
+    }
+}
+
+/// What an encoder says to rows of tokens: its penultimate states, `[1, 77, D]` of each.
+struct States(Vec<(Row, Tensor)>);
+
+impl States {
+    /// Reads every row once, together with the others.
+    fn read(reader: &Reader<'_>, rows: Vec<Row>, device: &Device) -> Result<Self> {
+        let mut states = Self(Vec::new());
+        let mut unread: Vec<Row> = Vec::new();
+        for row in rows {
+            if states.find(&row).is_some() || unread.iter().any(|other| other.covers(&row)) {
+                continue;
+            }
+            match reader.recent.and_then(|recent| recent.get(&row)) {
+                Some(known) => states.0.push((row, known)),
+                None => unread.push(row),
+            }
+        }
+        for alike in unread.chunk_by(|a, b| a.ids.len() == b.ids.len()) {
+            let masks: Vec<_> = alike.iter().map(Row::mask).collect();
+            let token_rows: Vec<TokenRow<'_>> = alike
+                .iter()
+                .zip(&masks)
+                .map(|(row, mask)| TokenRow { ids: &row.ids, mask: mask.as_deref() })
+                .collect();
+            let read = reader.network.encode(&reader.run, &token_rows, device)?;
+            for (index, row) in alike.iter().enumerate() {
+                // A copy, so that a row that is remembered does not hold its whole batch.
+                let read = read.narrow(0, index, 1)?.force_contiguous()?;
+                if let Some(recent) = reader.recent {
+                    recent.keep(row.clone(), read.clone());
+                }
+                states.0.push((row.clone(), read));
+            }
+        }
+        Ok(states)
+    }
+
+    fn find(&self, row: &Row) -> Option<&Tensor> {
+        self.0.iter().find(|(known, _)| known.covers(row)).map(|(_, states)| states)
+    }
+
+    fn of(&self, row: &Row) -> &Tensor {
+        self.find(row).expect("every row of a plan was read")
+    }
+
+    /// The pooled vectors of rows without masks, `[B, 1280]`.
+    fn pooled(&self, pooling: &Reader<'_>, rows: &[Row]) -> Result<Tensor> {
+        let states = rows.iter().map(|row| self.of(row).narrow(1, 0, row.ids.len()));
+        let states = Tensor::cat(&states.collect::<candle_core::Result<Vec<_>>>()?, 0)?;
+        let rows: Vec<_> = rows.iter().map(|row| TokenRow { ids: &row.ids, mask: None }).collect();
+        let pooled = pooling.network.pool(&pooling.run, &states, &rows)?;
+        pooled.ok_or(Error::NoPooledOutput)
+    }
+
+    /// The features of a prompt, `[1, 77n, D]`: the formula at [`EncodePlan`].
+    fn features(&self, plan: &EncodePlan) -> Result<Tensor> {
+        let chunk = |chunk: &Chunk| {
+            let states = self.blended(chunk)?;
+            if chunk.needs_empty() {
+                let empty = self.of(&Row::new(&plan.encoder.empty_ids()));
+                weighted(&states, empty, chunk)
+            } else {
+                Ok(states)
+            }
+        };
+        let chunks = plan.chunks.iter().map(chunk).collect::<Result<Vec<_>>>()?;
+        Ok(Tensor::cat(&chunks, 1)?)
+    }
+
+    /// The runs of a chunk through its encoder, in their shares, `[1, 77, D]`.
+    fn blended(&self, chunk: &Chunk) -> Result<Tensor> {
+        let of = |variant| self.of(&Row::of_variant(chunk, variant));
+        if let [alone] = &*chunk.variants {
+            return Ok(of(alone).clone());
+        }
+        let states: Vec<&Tensor> = chunk.variants.iter().map(of).collect();
+        let states = Tensor::cat(&states, 0)?;
+        let shares: Vec<f32> = chunk.variants.iter().map(|variant| variant.share).collect();
+        let shares = Tensor::new(shares, states.device())?.reshape(((), 1, 1))?;
+        Ok(states.broadcast_mul(&shares)?.sum_keepdim(0)?)
+    }
 }
 
 /// `empty + weight · (states − empty)`; a token of weight 1 stays as it is, to the bit.
@@ -179,10 +272,6 @@ fn weighted(states: &Tensor, empty: &Tensor, chunk: &Chunk) -> Result<Tensor> {
     let plain: Vec<u8> = chunk.weights.iter().map(|weight| u8::from(*weight == 1.0)).collect();
     let plain = Tensor::new(plain, device)?.reshape((1, CHUNK_TOKENS, 1))?;
     Ok(plain.broadcast_as(states.shape())?.where_cond(states, &moved)?)
-}
-
-fn penultimate(reader: &Reader<'_>, rows: &[TokenRow<'_>], device: &Device) -> Result<Tensor> {
-    Ok(reader.network.encode(&reader.run, rows, device)?.penultimate)
 }
 
 impl From<Syntax> for unwrong_prompt::Syntax {

@@ -4,6 +4,7 @@
 //! refiner never take turns; every picture is still computed alone, so it does not depend on
 //! the others.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use candle_core::{DType, Tensor};
@@ -16,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::memory::tiling_warning;
 use crate::noise::Noise;
 use crate::picture::{EmbeddedRequest, Pixels};
-use crate::pipeline::{AdapterSet, Pipeline, Stage, VAE_FACTOR};
+use crate::pipeline::{AdapterKey, AdapterSet, Pipeline, Stage, Told, VAE_FACTOR};
 use crate::plan::Plan;
 use crate::progress::{Event, Part, Phase, Progress, Silent, announce};
 use crate::request::GenerateRequest;
@@ -38,7 +39,7 @@ pub struct Generation {
     pub timings: Timings,
 }
 
-/// Wall-clock seconds. Pictures of one call that share a prompt share its encoding.
+/// Wall-clock seconds. Pictures that share a prompt share its encoding, also from call to call.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Timings {
     /// Text to embeddings.
@@ -52,8 +53,7 @@ pub struct Timings {
 /// One picture on its way.
 struct Job {
     plan: Plan,
-    /// Which of the distinct sets of LoRA files it uses.
-    adapters: usize,
+    adapters: Arc<AdapterSet>,
     timings: Timings,
 }
 
@@ -66,26 +66,22 @@ impl Pipeline {
         requests: &[GenerateRequest],
         progress: &mut dyn Progress,
     ) -> Result<Vec<Generation>> {
-        let (mut jobs, sets) = self.plan(requests, progress)?;
+        let mut jobs = self.plan(requests, progress)?;
         let budget = self.budget(jobs.iter().map(|job| &job.plan))?;
 
-        let latents = self.run_base(&mut jobs, &sets, progress)?;
+        let latents = jobs.iter().map(|job| self.initial(&job.plan)).collect::<Result<_>>()?;
+        let latents = self.denoise(&self.base, Part::Base, &mut jobs, latents, progress)?;
         let latents = match &self.refiner {
-            Some(refiner) => self.run_refiner(refiner, &mut jobs, latents, progress)?,
+            Some(refiner) => self.denoise(refiner, Part::Refiner, &mut jobs, latents, progress)?,
             None => latents,
         };
-        self.decode(jobs, latents, (&sets, budget), progress)
+        self.decode(jobs, latents, budget, progress)
     }
 
     /// Checks everything, opens the LoRA files; no weight is read before this is done.
-    fn plan(
-        &self,
-        requests: &[GenerateRequest],
-        progress: &mut dyn Progress,
-    ) -> Result<(Vec<Job>, Vec<AdapterSet>)> {
+    fn plan(&self, requests: &[GenerateRequest], progress: &mut dyn Progress) -> Result<Vec<Job>> {
         let mut jobs = Vec::new();
-        let mut sets: Vec<AdapterSet> = Vec::new();
-        let mut keys: Vec<(&[_], Option<f64>, &Option<String>)> = Vec::new();
+        let mut sets: Vec<Arc<AdapterSet>> = Vec::new();
         for request in requests {
             let complete = self.completed(request)?;
             let plans = Plan::expand(
@@ -94,105 +90,68 @@ impl Pipeline {
                 self.native_size(),
                 self.refiner.is_some(),
             )?;
-            let key = (&request.loras[..], request.wrong, &request.wrong_lora);
-            let known = keys.iter().position(|known| *known == key);
-            let adapters = known.unwrap_or(sets.len());
-            if known.is_none() {
+            let key = AdapterKey::of(request);
+            let known = sets.iter().find(|set| set.key == key).map(Arc::clone);
+            let adapters = if let Some(known) = known {
+                known
+            } else {
                 let set = self.adapters(request)?;
                 announce_loras(&set, progress)?;
-                keys.push(key);
-                sets.push(set);
-            }
+                sets.push(Arc::clone(&set));
+                set
+            };
             for warning in plans.first().map(warnings).unwrap_or_default() {
                 announce(progress, Event::Warning { message: &warning })?;
             }
             for plan in plans {
-                jobs.push(Job { plan, adapters, timings: Timings::default() });
+                let (adapters, timings) = (Arc::clone(&adapters), Timings::default());
+                jobs.push(Job { plan, adapters, timings });
             }
         }
-        Ok((jobs, sets))
+        Ok(jobs)
     }
 
-    fn run_base(
+    /// Takes every picture through one UNet's part of the noise.
+    fn denoise(
         &self,
-        jobs: &mut [Job],
-        sets: &[AdapterSet],
-        progress: &mut dyn Progress,
-    ) -> Result<Vec<Tensor>> {
-        let pictures = jobs.len();
-        let mut finished = Vec::with_capacity(pictures);
-        let mut ready: Option<Ready> = None;
-        for (picture, job) in jobs.iter_mut().enumerate() {
-            let set = &sets[job.adapters];
-            let run = self.run(&set.adapters.unet);
-            announce(progress, Event::Phase { phase: Phase::Encode, picture, pictures })?;
-            let plan = job.plan.clone();
-            let prepared = Ready::renew(&mut ready, job, || {
-                let pair = self.encode(&self.base, &plan, Some(&set.adapters))?;
-                let time_ids = plan.conditions.base();
-                prepare(&self.base, &run, &pair, time_ids, plan.guidance_scale)
-            })?;
-
-            let (high_noise, _) = self.schedules(&job.plan)?;
-            if high_noise.is_empty() {
-                let message = "the base takes no step: too few for its part of the noise";
-                announce(progress, Event::Warning { message })?;
-            }
-            let latents = self.noise(&job.plan)?;
-            let latents = (latents * f64::from(high_noise.initial_scale()))?;
-            let denoiser = GuidedUnet {
-                unet: &self.base.unet,
-                run,
-                prepared,
-                guidance_scale: job.plan.guidance_scale,
-                prediction_type: self.base.scheduler.prediction_type,
-            };
-            announce(progress, Event::Phase { phase: Phase::Base, picture, pictures })?;
-            let place = Place { part: Part::Base, picture, pictures };
-            let mut watch = watch(progress, &mut job.timings, place);
-            let latents = euler(&denoiser, latents, &high_noise, &mut watch)?;
-            finished.push(finite(latents, "the latents after the base")?);
-        }
-        Ok(finished)
-    }
-
-    fn run_refiner(
-        &self,
-        refiner: &Stage,
+        stage: &Stage,
+        part: Part,
         jobs: &mut [Job],
         latents: Vec<Tensor>,
         progress: &mut dyn Progress,
     ) -> Result<Vec<Tensor>> {
         let pictures = jobs.len();
         let mut finished = Vec::with_capacity(pictures);
-        let mut ready: Option<Ready> = None;
         for (picture, (job, latents)) in jobs.iter_mut().zip(latents).enumerate() {
-            let (_, low_noise) = self.schedules(&job.plan)?;
-            if low_noise.is_empty() {
+            let schedule = schedule(stage, part, &job.plan)?;
+            if schedule.is_empty() {
+                if part == Part::Base {
+                    let message = "the base takes no step: too few for its part of the noise";
+                    announce(progress, Event::Warning { message })?;
+                }
                 finished.push(latents);
                 continue;
             }
-            let run = self.run(&self.none);
             announce(progress, Event::Phase { phase: Phase::Encode, picture, pictures })?;
-            let plan = job.plan.clone();
-            let prepared = Ready::renew(&mut ready, job, || {
-                let pair = self.encode(refiner, &plan, None)?;
-                let aesthetics = refiner.index.requires_aesthetics_score;
-                let time_ids = plan.conditions.refiner(aesthetics);
-                prepare(refiner, &run, &pair, time_ids, plan.guidance_scale)
-            })?;
+            let prepared = self.prepared(stage, part, job)?;
+            let set = Arc::clone(&job.adapters);
             let denoiser = GuidedUnet {
-                unet: &refiner.unet,
-                run,
-                prepared,
+                unet: &stage.unet,
+                run: self.run(if part == Part::Base { &set.adapters.unet } else { &self.none }),
+                prepared: &prepared,
                 guidance_scale: job.plan.guidance_scale,
-                prediction_type: refiner.scheduler.prediction_type,
+                prediction_type: stage.scheduler.prediction_type,
             };
-            announce(progress, Event::Phase { phase: Phase::Refine, picture, pictures })?;
-            let place = Place { part: Part::Refiner, picture, pictures };
+            announce(progress, Event::Phase { phase: part.phase(), picture, pictures })?;
+            self.identity.start();
+            let place = Place { part, picture, pictures };
             let mut watch = watch(progress, &mut job.timings, place);
-            let latents = euler(&denoiser, latents, &low_noise, &mut watch)?;
-            finished.push(finite(latents, "the latents after the refiner")?);
+            let latents = euler(&denoiser, latents, &schedule, &mut watch)?;
+            let what = match part {
+                Part::Base => "the latents after the base",
+                Part::Refiner => "the latents after the refiner",
+            };
+            finished.push(finite(latents, what)?);
         }
         Ok(finished)
     }
@@ -201,10 +160,10 @@ impl Pipeline {
     ///
     /// The refiner of a pipeline without one is told what the base is.
     pub fn condition(&self, request: &GenerateRequest, part: Part) -> Result<ConditioningPair> {
-        let (jobs, sets) = self.plan(std::slice::from_ref(request), &mut Silent)?;
+        let jobs = self.plan(std::slice::from_ref(request), &mut Silent)?;
         match (part, &self.refiner) {
             (Part::Refiner, Some(refiner)) => self.encode(refiner, &jobs[0].plan, None),
-            _ => self.encode(&self.base, &jobs[0].plan, Some(&sets[0].adapters)),
+            _ => self.encode(&self.base, &jobs[0].plan, Some(&jobs[0].adapters.adapters)),
         }
     }
 
@@ -218,11 +177,31 @@ impl Pipeline {
         encode(&readers, plan, stage.index.force_zeros_for_empty_prompt, &self.device)
     }
 
+    /// What a UNet is told about a picture; the last ones stay ready.
+    fn prepared(&self, stage: &Stage, part: Part, job: &mut Job) -> Result<Arc<Prepared>> {
+        let Job { plan, adapters, timings } = job;
+        let adapters = (part == Part::Base).then(|| Arc::clone(adapters));
+        let told = Told { adapters: adapters.clone(), plan: plan.clone() };
+        stage.prepared.get_or_make(told, || {
+            let started = Instant::now();
+            let adapters = adapters.as_ref().map(|set| &set.adapters);
+            let pair = self.encode(stage, plan, adapters)?;
+            let time_ids = match part {
+                Part::Base => plan.conditions.base(),
+                Part::Refiner => plan.conditions.refiner(stage.index.requires_aesthetics_score),
+            };
+            let run = self.run(adapters.map_or(&self.none, |adapters| &adapters.unet));
+            let prepared = prepare(stage, &run, &pair, time_ids, plan.guidance_scale)?;
+            timings.encode += started.elapsed().as_secs_f64();
+            Ok(Arc::new(prepared))
+        })
+    }
+
     fn decode(
         &self,
         jobs: Vec<Job>,
         latents: Vec<Tensor>,
-        (sets, budget): (&[AdapterSet], Option<u64>),
+        budget: Option<u64>,
         progress: &mut dyn Progress,
     ) -> Result<Vec<Generation>> {
         let pictures = jobs.len();
@@ -239,9 +218,8 @@ impl Pipeline {
             let pixels = Pixels::from_tensor(&finite(decoded, "the decoded pixels")?)?;
             job.timings.decode = started.elapsed().as_secs_f64();
 
-            let set = &sets[job.adapters];
-            let loras = set.applied.clone();
-            let embedded = self.identity.embed(&job.plan.alone, &set.embedded)?;
+            let loras = job.adapters.applied.clone();
+            let embedded = self.identity.embed(&job.plan.alone, &job.adapters.embedded)?;
             let generation =
                 Generation { pixels, plan: job.plan, embedded, loras, timings: job.timings };
             announce(progress, Event::Picture { index: picture, generation: &generation })?;
@@ -250,14 +228,10 @@ impl Pipeline {
         Ok(generations)
     }
 
-    /// The noise levels of base and refiner; the refiner's are of its own scheduler config.
-    fn schedules(&self, plan: &Plan) -> Result<(Schedule, Schedule)> {
-        let base = Schedule::new(&self.base.scheduler, plan.steps)?;
-        let refiner = match &self.refiner {
-            Some(refiner) => Schedule::new(&refiner.scheduler, plan.steps)?,
-            None => return Ok((base, Schedule::empty())),
-        };
-        Ok((base.high_noise(plan.high_noise_fraction), refiner.low_noise(plan.high_noise_fraction)))
+    /// The noise a picture begins as, `[1, 4, H/8, W/8]`, as strong as the base expects it.
+    fn initial(&self, plan: &Plan) -> Result<Tensor> {
+        let schedule = Schedule::new(&self.base.scheduler, plan.steps)?;
+        Ok((self.noise(plan)? * f64::from(schedule.initial_scale()))?)
     }
 
     /// `[1, 4, H/8, W/8]` of standard normal noise.
@@ -270,29 +244,13 @@ impl Pipeline {
     }
 }
 
-/// The last prepared conditioning: pictures of a series share it.
-struct Ready {
-    key: (usize, Plan),
-    prepared: Prepared,
-}
-
-impl Ready {
-    fn renew<'a>(
-        ready: &'a mut Option<Self>,
-        job: &mut Job,
-        make: impl FnOnce() -> Result<Prepared>,
-    ) -> Result<&'a Prepared> {
-        let same = ready.as_ref().is_some_and(|ready| {
-            ready.key.0 == job.adapters && ready.key.1.same_conditioning(&job.plan)
-        });
-        if !same {
-            let started = Instant::now();
-            let prepared = make()?;
-            job.timings.encode += started.elapsed().as_secs_f64();
-            *ready = Some(Self { key: (job.adapters, job.plan.clone()), prepared });
-        }
-        Ok(&ready.as_ref().expect("it was filled above").prepared)
-    }
+/// The noise levels of one UNet; the refiner's are of its own scheduler config.
+fn schedule(stage: &Stage, part: Part, plan: &Plan) -> Result<Schedule> {
+    let whole = Schedule::new(&stage.scheduler, plan.steps)?;
+    Ok(match part {
+        Part::Base => whole.high_noise(plan.high_noise_fraction),
+        Part::Refiner => whole.low_noise(plan.high_noise_fraction),
+    })
 }
 
 /// Which part of which picture is being made.

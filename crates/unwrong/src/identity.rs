@@ -1,10 +1,10 @@
 //! Which files made a picture: names and SHA-256, computed while the picture is made.
 //!
-//! Hashing gigabytes takes seconds, so it runs on a thread of its own from the moment the files
-//! are open, and is only waited for when the first picture is finished.
+//! Hashing gigabytes takes seconds, so it runs on a thread of its own beside the first steps: not
+//! before, where it would hold them up. It is only waited for when the first picture is finished.
 
 use std::path::Path;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 
 use sha2::{Digest, Sha256};
@@ -15,25 +15,48 @@ use crate::error::{Error, Result};
 use crate::picture::{EmbeddedLora, EmbeddedModels, EmbeddedRequest, ModelId};
 use crate::request::{GenerateRequest, LoraRequest};
 
+/// A model's name and the weights that tell it from others.
+type Source = (String, Weights);
+
 /// The models of a pipeline, by name and hash.
 pub(crate) struct Identity {
+    base: Source,
+    refiner: Option<Source>,
+    vae: Option<Source>,
     hashing: Mutex<Option<JoinHandle<EmbeddedModels>>>,
     models: OnceLock<EmbeddedModels>,
 }
 
 impl Identity {
-    /// Starts to hash what was opened.
-    pub(crate) fn start(opened: &Opened) -> Self {
-        let base = (opened.name.clone(), opened.base.unet.1.clone());
-        let refiner =
-            opened.refiner.as_ref().map(|parts| (parts.name.clone(), parts.unet.1.clone()));
-        let vae = opened.vae.as_ref().map(|(name, vae)| (name.clone(), vae.weights.clone()));
-        let hashing = std::thread::spawn(move || EmbeddedModels {
-            base: identify(base),
-            refiner: refiner.map(identify),
-            vae: vae.map(identify),
-        });
-        Self { hashing: Mutex::new(Some(hashing)), models: OnceLock::new() }
+    /// Of what was opened; nothing is read yet.
+    pub(crate) fn new(opened: &Opened) -> Self {
+        let refiner = opened.refiner.as_ref();
+        let vae = opened.vae.as_ref();
+        Self {
+            base: (opened.name.clone(), opened.base.unet.1.clone()),
+            refiner: refiner.map(|parts| (parts.name.clone(), parts.unet.1.clone())),
+            vae: vae.map(|(name, vae)| (name.clone(), vae.weights.clone())),
+            hashing: Mutex::new(None),
+            models: OnceLock::new(),
+        }
+    }
+
+    /// Begins to hash, unless that was done before.
+    pub(crate) fn start(&self) {
+        drop(self.started());
+    }
+
+    fn started(&self) -> MutexGuard<'_, Option<JoinHandle<EmbeddedModels>>> {
+        let mut hashing = self.hashing.lock().unwrap_or_else(PoisonError::into_inner);
+        if hashing.is_none() && self.models.get().is_none() {
+            let (base, refiner, vae) = (self.base.clone(), self.refiner.clone(), self.vae.clone());
+            *hashing = Some(std::thread::spawn(move || EmbeddedModels {
+                base: identify(base),
+                refiner: refiner.map(identify),
+                vae: vae.map(identify),
+            }));
+        }
+        hashing
     }
 
     /// What a picture carries: the request that makes it alone, with names in place of paths.
@@ -62,8 +85,7 @@ impl Identity {
     }
 
     fn models(&self) -> Result<&EmbeddedModels> {
-        let mut hashing = self.hashing.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(hashing) = hashing.take() {
+        if let Some(hashing) = self.started().take() {
             // It can only panic where a mapped file was cut short, which ends the program anyway.
             let models = hashing.join().map_err(|_| Error::HashFailed)?;
             return Ok(self.models.get_or_init(|| models));
@@ -89,7 +111,7 @@ pub(crate) fn file_name(path: &str) -> String {
 
 /// A model goes by the hash of its UNet's file: of a single-file checkpoint that is the hash
 /// every program and site knows it by.
-fn identify((name, weights): (String, Weights)) -> ModelId {
+fn identify((name, weights): Source) -> ModelId {
     let mut hash = Sha256::new();
     for (_, bytes) in weights.files() {
         hash.update(&**bytes);

@@ -13,6 +13,7 @@
 //! | 9 | decode | latents → [`Pixels`](picture::Pixels) | [`generate`] |
 //! | 10 | write | pixels → file, the request inside | [`picture`] |
 
+pub mod bench;
 pub mod catalog;
 pub mod compare;
 mod denoiser;
@@ -26,6 +27,7 @@ pub mod picture;
 pub mod pipeline;
 pub mod plan;
 pub mod progress;
+mod recent;
 pub mod request;
 pub mod sampler;
 pub mod schedule;

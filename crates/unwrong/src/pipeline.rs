@@ -2,25 +2,39 @@
 //!
 //! Opening finds every file, checks every config, key and shape, and reads no weight.
 
-use candle_core::Device;
-use unwrong_models::files::{ModelIndex, ModelKind, ModelParts, SchedulerConfig};
+use std::fs;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use candle_core::{Device, Tensor};
+use unwrong_models::files::{
+    ModelIndex, ModelKind, ModelParts, SchedulerConfig, TextEncoderConfig, Weights,
+};
 use unwrong_models::layers::Run;
 use unwrong_models::lora::{Adapters, Applied, LayerAdapters, Targets};
 use unwrong_models::ops::Ops;
 use unwrong_models::text_encoder::TextEncoder;
-use unwrong_models::unet::Unet;
+use unwrong_models::unet::{Prepared, Unet};
 use unwrong_models::vae::Vae;
 use unwrong_prompt::Encoder;
 
 use crate::catalog::{Catalog, Opened};
-use crate::encode::Reader;
+use crate::encode::{Reader, Row};
 use crate::error::{Error, Result};
 use crate::identity::{Identity, identify_lora};
 use crate::picture::EmbeddedLora;
-use crate::request::{GenerateRequest, Size};
+use crate::plan::Plan;
+use crate::recent::Recent;
+use crate::request::{GenerateRequest, LoraRequest, Size};
 
 /// Pixels to a latent, in both directions: the VAE halves three times.
 pub(crate) const VAE_FACTOR: u32 = 8;
+
+/// Sets of LoRA files, and prompts for each UNet, that stay ready for the next picture: the two
+/// sides of a comparison. A prompt of 77 tokens takes 100 MB in the base.
+const READY: usize = 2;
+/// Rows of tokens whose states an encoder remembers; 0.4 MB each in the second encoder.
+const ROWS: usize = 32;
 
 /// Where a pipeline runs.
 #[derive(Debug, Clone)]
@@ -56,6 +70,7 @@ pub struct Pipeline {
     /// Model, refiner and VAE as the request named them.
     named: [Option<String>; 3],
     targets: Targets,
+    sets: Recent<AdapterKey, Arc<AdapterSet>>,
     warnings: Vec<String>,
 }
 
@@ -65,15 +80,66 @@ pub(crate) struct Stage {
     pub(crate) scheduler: SchedulerConfig,
     pub(crate) unet: Unet,
     /// The base has two, the refiner one; the last of them pools.
-    pub(crate) encoders: Vec<(Encoder, TextEncoder)>,
+    pub(crate) encoders: Vec<Arc<PromptEncoder>>,
+    pub(crate) prepared: Recent<Told, Arc<Prepared>>,
+}
+
+/// A text encoder and what it has read lately. Base and refiner may share one.
+pub(crate) struct PromptEncoder {
+    pub(crate) encoder: Encoder,
+    pub(crate) network: TextEncoder,
+    recent: Recent<Row, Tensor>,
+}
+
+/// All that what a UNet is told depends on.
+pub(crate) struct Told {
+    /// Absent for the refiner, which no LoRA file changes.
+    pub(crate) adapters: Option<Arc<AdapterSet>>,
+    pub(crate) plan: Plan,
+}
+
+impl PartialEq for Told {
+    fn eq(&self, other: &Self) -> bool {
+        let same = match (&self.adapters, &other.adapters) {
+            (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+            (one, other) => one.is_none() && other.is_none(),
+        };
+        same && self.plan.same_conditioning(&other.plan)
+    }
 }
 
 /// What the LoRA files of one request do.
-#[derive(Default)]
 pub(crate) struct AdapterSet {
+    pub(crate) key: AdapterKey,
     pub(crate) adapters: Adapters,
     pub(crate) applied: Vec<Applied>,
     pub(crate) embedded: Vec<EmbeddedLora>,
+}
+
+/// The LoRA files of a request, as they were when it came.
+#[derive(Clone, PartialEq)]
+pub(crate) struct AdapterKey {
+    loras: Vec<LoraRequest>,
+    wrong: Option<f64>,
+    wrong_lora: Option<String>,
+    /// Length and time of each named file: another one may have taken its place.
+    stamps: Vec<Option<(u64, SystemTime)>>,
+}
+
+impl AdapterKey {
+    pub(crate) fn of(request: &GenerateRequest) -> Self {
+        let stamp = |path: &String| {
+            let metadata = fs::metadata(path).ok()?;
+            Some((metadata.len(), metadata.modified().ok()?))
+        };
+        let paths = request.loras.iter().map(|lora| &lora.path).chain(&request.wrong_lora);
+        Self {
+            loras: request.loras.clone(),
+            wrong: request.wrong,
+            wrong_lora: request.wrong_lora.clone(),
+            stamps: paths.map(stamp).collect(),
+        }
+    }
 }
 
 impl Pipeline {
@@ -82,7 +148,7 @@ impl Pipeline {
         request.check()?;
         let opened = catalog.open(request)?;
         let base = Stage::base(&opened)?;
-        let refiner = Stage::refiner(&opened)?;
+        let refiner = Stage::refiner(&opened, &base)?;
         let named = opened.vae.as_ref().map(|(_, vae)| (&vae.config, &vae.weights));
         let own = opened.base.vae.as_ref().map(|(config, weights)| (config, weights));
         let (config, weights) = named.or(own).ok_or_else(|| no_part(&opened, "VAE"))?;
@@ -94,8 +160,9 @@ impl Pipeline {
             },
             device: options.device.clone(),
             memory: options.memory,
-            identity: Identity::start(&opened),
+            identity: Identity::new(&opened),
             targets: Targets::of(&opened.base),
+            sets: Recent::new(READY),
             warnings: Vec::new(),
             none: LayerAdapters::default(),
             base,
@@ -157,12 +224,15 @@ impl Pipeline {
     }
 
     /// Opens the LoRA files of a request and finds the layer of every tensor.
-    pub(crate) fn adapters(&self, request: &GenerateRequest) -> Result<AdapterSet> {
-        let loras = self.opened.loras(request)?;
-        let embedded = loras.iter().map(identify_lora).collect();
-        let files: Vec<_> = loras.into_iter().map(|lora| (lora.file, lora.scale)).collect();
-        let (adapters, applied) = unwrong_models::lora::attach(&files, &self.targets)?;
-        Ok(AdapterSet { adapters, applied, embedded })
+    pub(crate) fn adapters(&self, request: &GenerateRequest) -> Result<Arc<AdapterSet>> {
+        let key = AdapterKey::of(request);
+        self.sets.get_or_make(key.clone(), || {
+            let loras = self.opened.loras(request)?;
+            let embedded = loras.iter().map(identify_lora).collect();
+            let files: Vec<_> = loras.into_iter().map(|lora| (lora.file, lora.scale)).collect();
+            let (adapters, applied) = unwrong_models::lora::attach(&files, &self.targets)?;
+            Ok(Arc::new(AdapterSet { key, adapters, applied, embedded }))
+        })
     }
 
     pub(crate) fn run<'a>(&self, adapters: &'a LayerAdapters) -> Run<'a> {
@@ -178,13 +248,18 @@ impl Pipeline {
         stage
             .encoders
             .iter()
-            .map(|(encoder, network)| {
-                let layers = match (adapters, encoder) {
+            .map(|shared| {
+                let layers = match (adapters, shared.encoder) {
                     (None, _) => &self.none,
                     (Some(adapters), Encoder::ClipL) => &adapters.text_encoder,
                     (Some(adapters), Encoder::BigG) => &adapters.text_encoder_2,
                 };
-                Reader { encoder: *encoder, network, run: self.run(layers) }
+                Reader {
+                    encoder: shared.encoder,
+                    network: &shared.network,
+                    run: self.run(layers),
+                    recent: layers.is_empty().then_some(&shared.recent),
+                }
             })
             .collect()
     }
@@ -211,35 +286,42 @@ impl Stage {
         expect_kind(parts, ModelKind::Base, "an SDXL base")?;
         let (config, weights) =
             parts.text_encoder.as_ref().ok_or_else(|| no_part(opened, "first text encoder"))?;
-        let first = TextEncoder::load(config, weights)?;
+        let first = PromptEncoder::load(Encoder::ClipL, config, weights)?;
         let (config, weights) =
             parts.text_encoder_2.as_ref().ok_or_else(|| no_part(opened, "second text encoder"))?;
-        let second = TextEncoder::load(config, weights)?;
+        let second = PromptEncoder::load(Encoder::BigG, config, weights)?;
+        Self::with_encoders(parts, vec![first, second])
+    }
+
+    fn refiner(opened: &Opened, base: &Self) -> Result<Option<Self>> {
+        let Some(parts) = &opened.refiner else { return Ok(None) };
+        expect_kind(parts, ModelKind::Refiner, "an SDXL refiner")?;
+        // What a refiner folder lacks comes from the base.
+        let encoder = if let Some((config, weights)) = &parts.text_encoder_2 {
+            PromptEncoder::load(Encoder::BigG, config, weights)?
+        } else {
+            let shared = base.encoders.last();
+            Arc::clone(shared.ok_or_else(|| no_part(opened, "second text encoder"))?)
+        };
+        Self::with_encoders(parts, vec![encoder]).map(Some)
+    }
+
+    fn with_encoders(parts: &ModelParts, encoders: Vec<Arc<PromptEncoder>>) -> Result<Self> {
         let (config, weights) = &parts.unet;
         Ok(Self {
             index: parts.index.clone(),
             scheduler: parts.scheduler.clone(),
             unet: Unet::load(config, weights)?,
-            encoders: vec![(Encoder::ClipL, first), (Encoder::BigG, second)],
+            encoders,
+            prepared: Recent::new(READY),
         })
     }
+}
 
-    fn refiner(opened: &Opened) -> Result<Option<Self>> {
-        let Some(parts) = &opened.refiner else { return Ok(None) };
-        expect_kind(parts, ModelKind::Refiner, "an SDXL refiner")?;
-        // What a refiner folder lacks comes from the base.
-        let own = parts.text_encoder_2.as_ref();
-        let (config, weights) = own
-            .or(opened.base.text_encoder_2.as_ref())
-            .ok_or_else(|| no_part(opened, "second text encoder"))?;
-        let encoder = TextEncoder::load(config, weights)?;
-        let (config, weights) = &parts.unet;
-        Ok(Some(Self {
-            index: parts.index.clone(),
-            scheduler: parts.scheduler.clone(),
-            unet: Unet::load(config, weights)?,
-            encoders: vec![(Encoder::BigG, encoder)],
-        }))
+impl PromptEncoder {
+    fn load(encoder: Encoder, config: &TextEncoderConfig, weights: &Weights) -> Result<Arc<Self>> {
+        let network = TextEncoder::load(config, weights)?;
+        Ok(Arc::new(Self { encoder, network, recent: Recent::new(ROWS) }))
     }
 }
 

@@ -108,6 +108,15 @@ impl Part {
             Self::Refiner => "refiner",
         }
     }
+
+    /// The phase of its steps.
+    #[must_use]
+    pub const fn phase(self) -> Phase {
+        match self {
+            Self::Base => Phase::Base,
+            Self::Refiner => Phase::Refine,
+        }
+    }
 }
 
 /// Someone who is told what happens, and may say stop.

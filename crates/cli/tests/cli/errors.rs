@@ -173,6 +173,22 @@ fn a_pair_is_not_one_of_its_parts() {
     assert!(stderr.contains("is the pair and a part of it"), "{stderr}");
 }
 
+#[test]
+fn what_cannot_be_measured_is_refused_with_the_rows_there_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let stderr = refused(folder.path(), &["bench", "speed"]);
+    assert!(stderr.contains("'speed'"), "{stderr}");
+    assert!(stderr.contains("vae-decode"), "{stderr}");
+    let stderr = refused(folder.path(), &["bench", "picture", "--runs", "2"]);
+    assert!(stderr.contains("hint: leave `--runs`"), "{stderr}");
+    for (flag, value) in [("--batch", "0"), ("--batch", "9"), ("--runs", "0"), ("--size", "60x64")]
+    {
+        refused(folder.path(), &["bench", "unet", flag, value]);
+    }
+    let stderr = refused(folder.path(), &["bench", "refiner-unet", "--refiner", "none"]);
+    assert!(stderr.contains("has no refiner"), "{stderr}");
+}
+
 #[cfg(unix)]
 #[test]
 fn a_named_pipe_is_no_picture_and_nobody_waits_for_it() {

@@ -59,7 +59,7 @@ fn the_picture_commands_of_the_readme_work_in_their_order() {
 #[test]
 fn every_command_in_the_documents_parses() {
     let folder = tempfile::tempdir().unwrap();
-    for document in ["README.md", "docs/method.md"] {
+    for document in ["README.md", "docs/method.md", "docs/performance.md"] {
         let commands = commands(document, "unwrong ");
         assert!(!commands.is_empty(), "{document}");
         for mut command in commands {
@@ -72,9 +72,14 @@ fn every_command_in_the_documents_parses() {
 #[test]
 fn every_link_between_the_documents_leads_somewhere() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    for document in
-        ["README.md", "CONTRIBUTING.md", "docs/method.md", "docs/architecture.md", "docs/parity.md"]
-    {
+    for document in [
+        "README.md",
+        "CONTRIBUTING.md",
+        "docs/method.md",
+        "docs/architecture.md",
+        "docs/parity.md",
+        "docs/performance.md",
+    ] {
         let path = root.join(document);
         let text = fs::read_to_string(&path).unwrap();
         for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {

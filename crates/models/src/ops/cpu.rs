@@ -25,6 +25,14 @@ pub(super) fn linear(
     let (out, width) = matrix_dims(product.weight);
     let bias = product.bias.map(FrozenWeight::values_f32);
     let low_rank = product.adapter.map_or(&[][..], |adapter| &adapter.low_rank);
+    let low_rank: Vec<_> = low_rank
+        .iter()
+        .map(|term| kernels::LowRank {
+            down: matrix(&term.down),
+            up: matrix(&term.up),
+            scale: term.scale,
+        })
+        .collect();
     run("linear", x, residual, None, |x, residual, _| {
         let rows = x.values.len() / width;
         let residual = residual.map(|r| r.values);
@@ -33,32 +41,17 @@ pub(super) fn linear(
             *last = if activation == Activation::Geglu { out / 2 } else { out };
         }
         let weight = matrix(product.weight);
-        if low_rank.is_empty() && activation != Activation::Geglu {
-            let activation = kernel_activation(activation);
-            let epilogue = kernels::Epilogue { bias: bias.as_deref(), activation, residual };
-            return (kernels::linear(x.values, rows, weight, &epilogue), dims);
-        }
-
-        // A low-rank term belongs inside the activation, so the rest is done after it.
-        let mut y = if low_rank.is_empty() {
-            kernels::linear_geglu(x.values, rows, weight, bias.as_deref())
-        } else {
-            let plain = kernels::Epilogue { bias: bias.as_deref(), ..Default::default() };
-            let mut y = kernels::linear(x.values, rows, weight, &plain);
-            for term in low_rank {
-                let (down, up) = (matrix(&term.down), matrix(&term.up));
-                kernels::add_low_rank(&mut y, x.values, rows, down, up, term.scale);
+        if activation == Activation::Geglu {
+            let mut y = kernels::linear_geglu(x.values, rows, weight, bias.as_deref(), &low_rank);
+            if let Some(residual) = residual {
+                add_scaled(&mut y, residual, 1.0);
             }
-            match activation {
-                Activation::None => y,
-                Activation::Geglu => geglu(&y, rows),
-                other => kernels::activate(&y, kernel_activation(other)),
-            }
-        };
-        if let Some(residual) = residual {
-            add_scaled(&mut y, residual, 1.0);
+            return (y, dims);
         }
-        (y, dims)
+        let activation = kernel_activation(activation);
+        let epilogue =
+            kernels::Epilogue { low_rank: &low_rank, bias: bias.as_deref(), activation, residual };
+        (kernels::linear(x.values, rows, weight, &epilogue), dims)
     })
 }
 
@@ -126,17 +119,6 @@ fn matrix(weight: &FrozenWeight) -> kernels::Matrix<'_> {
         Dtype::Bf16 => kernels::Dtype::Bf16,
     };
     kernels::Matrix::new(dtype, rows, cols, weight.bytes())
-}
-
-/// First half of each row times GELU of its second half.
-fn geglu(y: &[f32], rows: usize) -> Vec<f32> {
-    let half = y.len() / rows / 2;
-    let gates: Vec<f32> = y.chunks_exact(2 * half).flat_map(|row| &row[half..]).copied().collect();
-    let mut gated = kernels::activate(&gates, kernels::Activation::Gelu);
-    for (gated, row) in gated.chunks_exact_mut(half).zip(y.chunks_exact(2 * half)) {
-        gated.iter_mut().zip(row).for_each(|(gate, value)| *gate *= value);
-    }
-    gated
 }
 
 fn add_scaled(y: &mut [f32], x: &[f32], scale: f32) {

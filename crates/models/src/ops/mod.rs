@@ -41,6 +41,15 @@ impl Ops {
             Ok(other) => Err(Error::UnknownOps { value: other.to_owned() }),
         }
     }
+
+    /// What computes: the kernels' instruction level, or `reference`.
+    #[must_use]
+    pub fn level(self) -> &'static str {
+        match self {
+            Self::Reference => "reference",
+            Self::Cpu => unwrong_kernels::Isa::current().name(),
+        }
+    }
 }
 
 /// What is applied to a product before it is stored.

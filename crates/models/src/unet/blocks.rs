@@ -5,8 +5,8 @@
 
 use candle_core::{D, Tensor};
 
-use super::Prepared;
 use super::transformer::{Transformer, TransformerShape};
+use super::{Prepared, Prompts};
 use crate::error::{Error, Result};
 use crate::files::{UnetConfig, WeightPath};
 use crate::layers::{Conv, Resnet, ResnetShape, Run, Upsample};
@@ -51,10 +51,10 @@ impl DownBlock {
     pub(super) fn prepare(
         &self,
         run: &Run<'_>,
-        prompt_embeds: &Tensor,
+        prompts: &Prompts,
         prepared: &mut Prepared,
     ) -> Result<()> {
-        self.attentions.iter().try_for_each(|a| a.prepare(run, prompt_embeds, prepared))
+        self.attentions.iter().try_for_each(|a| a.prepare(run, prompts, prepared))
     }
 
     /// Pushes every output that the way up will meet again onto `skips`.
@@ -106,10 +106,10 @@ impl MidBlock {
     pub(super) fn prepare(
         &self,
         run: &Run<'_>,
-        prompt_embeds: &Tensor,
+        prompts: &Prompts,
         prepared: &mut Prepared,
     ) -> Result<()> {
-        self.attention.prepare(run, prompt_embeds, prepared)
+        self.attention.prepare(run, prompts, prepared)
     }
 
     pub(super) fn forward(
@@ -166,10 +166,10 @@ impl UpBlock {
     pub(super) fn prepare(
         &self,
         run: &Run<'_>,
-        prompt_embeds: &Tensor,
+        prompts: &Prompts,
         prepared: &mut Prepared,
     ) -> Result<()> {
-        self.attentions.iter().try_for_each(|a| a.prepare(run, prompt_embeds, prepared))
+        self.attentions.iter().try_for_each(|a| a.prepare(run, prompts, prepared))
     }
 
     /// Pops its skips; the upsampler meets the size of the next one.

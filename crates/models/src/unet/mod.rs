@@ -51,6 +51,49 @@ impl Prepared {
     }
 }
 
+/// The prompts of a batch, without those that are all zeros: an absent negative prompt is.
+/// Its keys and values are zeros too, for these layers have no bias.
+struct Prompts {
+    /// `[N, 77n, D]`.
+    embeds: Tensor,
+    /// Which of them each prompt of the batch is; absent for zeros.
+    places: Vec<Option<usize>>,
+}
+
+impl Prompts {
+    fn new(prompt_embeds: &Tensor) -> Result<Self> {
+        let mut said = Vec::new();
+        let mut places = Vec::new();
+        for index in 0..prompt_embeds.dim(0)? {
+            let prompt = prompt_embeds.narrow(0, index, 1)?;
+            let largest = prompt.detach().abs()?.flatten_all()?.max(0)?.to_scalar::<f32>()?;
+            places.push((largest != 0.0).then_some(said.len()));
+            if largest != 0.0 {
+                said.push(prompt);
+            }
+        }
+        if said.is_empty() || said.len() == places.len() {
+            let places = (0..places.len()).map(Some).collect();
+            return Ok(Self { embeds: prompt_embeds.clone(), places });
+        }
+        Ok(Self { embeds: Tensor::cat(&said, 0)?, places })
+    }
+
+    /// What was computed from the prompts, with zeros for the others, `[B, 77n, C]`.
+    fn whole(&self, computed: Tensor) -> Result<Tensor> {
+        if computed.dim(0)? == self.places.len() {
+            return Ok(computed);
+        }
+        let zeros = computed.narrow(0, 0, 1)?.zeros_like()?;
+        let part = |place: &Option<usize>| match place {
+            Some(place) => computed.narrow(0, *place, 1),
+            None => Ok(zeros.clone()),
+        };
+        let parts = self.places.iter().map(part).collect::<candle_core::Result<Vec<_>>>()?;
+        Ok(Tensor::cat(&parts, 0)?)
+    }
+}
+
 impl Unet {
     /// Finds every weight and checks its shape; reads none.
     pub fn load(config: &UnetConfig, weights: &Weights) -> Result<Self> {
@@ -113,13 +156,14 @@ impl Unet {
         let embedding = self.add_embedding.forward(run, &added)?;
         run.observe("add_embedding", &embedding);
 
+        let prompts = Prompts::new(prompt_embeds)?;
         let mut prepared = Prepared { embedding, keys: HashMap::new() };
         for block in &self.down_blocks {
-            block.prepare(run, prompt_embeds, &mut prepared)?;
+            block.prepare(run, &prompts, &mut prepared)?;
         }
-        self.mid_block.prepare(run, prompt_embeds, &mut prepared)?;
+        self.mid_block.prepare(run, &prompts, &mut prepared)?;
         for block in &self.up_blocks {
-            block.prepare(run, prompt_embeds, &mut prepared)?;
+            block.prepare(run, &prompts, &mut prepared)?;
         }
         Ok(prepared)
     }

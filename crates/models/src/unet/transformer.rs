@@ -2,7 +2,7 @@
 
 use candle_core::Tensor;
 
-use super::Prepared;
+use super::{Prepared, Prompts};
 use crate::error::Result;
 use crate::files::WeightPath;
 use crate::layers::{Linear, Norm, Run};
@@ -75,12 +75,12 @@ impl Transformer {
     pub(crate) fn prepare(
         &self,
         run: &Run<'_>,
-        prompt_embeds: &Tensor,
+        prompts: &Prompts,
         prepared: &mut Prepared,
     ) -> Result<()> {
         self.transformer_blocks
             .iter()
-            .try_for_each(|block| block.attn2.prepare(run, prompt_embeds, prepared))
+            .try_for_each(|block| block.attn2.prepare(run, prompts, prepared))
     }
 }
 
@@ -151,8 +151,9 @@ impl Attention {
         Ok((self.to_k.forward(run, context)?, self.to_v.forward(run, context)?))
     }
 
-    fn prepare(&self, run: &Run<'_>, context: &Tensor, prepared: &mut Prepared) -> Result<()> {
-        let keys = self.keys(run, context)?;
+    fn prepare(&self, run: &Run<'_>, prompts: &Prompts, prepared: &mut Prepared) -> Result<()> {
+        let (key, value) = self.keys(run, &prompts.embeds)?;
+        let keys = (prompts.whole(key)?, prompts.whole(value)?);
         prepared.keys.insert(self.name.clone(), keys);
         Ok(())
     }

@@ -124,7 +124,7 @@ impl Axis {
     fn new(latents: usize, side: usize, unit: usize) -> Self {
         let side = side.min(latents);
         let between = (latents - side).div_ceil((side - side / 4).max(1));
-        let place = |tile: usize| if between == 0 { 0 } else { tile * (latents - side) / between };
+        let place = |tile: usize| (tile * (latents - side)).checked_div(between).unwrap_or(0);
         let starts: Vec<usize> = (0..=between).map(place).collect();
         let mut axis = Self { starts, side, unit, inverse: vec![0.0; latents * unit] };
         for &start in &axis.starts {

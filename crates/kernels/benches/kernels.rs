@@ -1,15 +1,16 @@
 //! Speed of each kernel at sizes of the real model: by the clock, the best of a few runs, and
 //! by processor time, the mean, which says something on a busy machine too.
 //!
-//! `cargo run --release -p unwrong-kernels --example bench [FILTER]`
+//! `cargo bench -p unwrong-kernels [-- FILTER]`
 
 #![expect(clippy::print_stdout, reason = "it is a report")]
 
 use std::time::Instant;
 
 use unwrong_kernels::{
-    Activation, AttentionShape, Conv, ConvEpilogue, Dtype, Epilogue, GroupNorm, Isa, Matrix,
-    activate, add_low_rank, attention, conv2d, group_norm, layer_norm, linear, linear_geglu,
+    Activation, AttentionPass, AttentionShape, Conv, ConvEpilogue, Dtype, Epilogue, GroupNorm, Isa,
+    LowRank, Matrix, activate, attention, attention_backward, attention_with_log_sum, conv2d,
+    conv2d_backward, group_norm, layer_norm, linear, linear_backward, linear_geglu,
 };
 
 /// Numbers around zero, cheap to make.
@@ -80,19 +81,21 @@ impl Bench {
         let weight = Matrix::new(Dtype::F16, 2 * outputs, inputs, &weight);
         let work = 4.0 * (rows * inputs * outputs) as f64;
         self.run(&format!("geglu {rows}x{inputs} -> {outputs}"), work, || {
-            linear_geglu(&x, rows, weight, None)
+            linear_geglu(&x, rows, weight, None, &[])
         });
     }
 
     fn low_rank(&self, rows: usize, width: usize, rank: usize) {
-        let x = numbers(rows * width);
+        let (x, weight) = (numbers(rows * width), halves(width * width));
+        let weight = Matrix::new(Dtype::F16, width, width, &weight);
         let factors = numbers(rank * width);
-        let (down, up) =
-            (Matrix::from_f32(rank, width, &factors), Matrix::from_f32(width, rank, &factors));
-        let work = 4.0 * (rows * width * rank) as f64;
-        let y = std::cell::RefCell::new(x.clone());
-        self.run(&format!("low rank {rows}x{width}, rank {rank}"), work, || {
-            add_low_rank(&mut y.borrow_mut(), &x, rows, down, up, 0.5);
+        let down = Matrix::from_f32(rank, width, &factors);
+        let up = Matrix::from_f32(width, rank, &factors);
+        let low_rank = &[LowRank { down, up, scale: 0.5 }];
+        let epilogue = Epilogue { low_rank, ..Default::default() };
+        let work = 2.0 * (rows * width * (width + 2 * rank)) as f64;
+        self.run(&format!("linear {rows}x{width}, branch of rank {rank}"), work, || {
+            linear(&x, rows, weight, &epilogue)
         });
     }
 
@@ -117,26 +120,85 @@ impl Bench {
         let name = format!("attention {batch}x{queries}x{keys}, {heads} heads of {head_dim}");
         self.run(&name, work, || attention(&q, &k, &k, shape, 0.125, false));
     }
+
+    /// Counts the five products that are needed; the kernel makes seven.
+    fn attention_gradient(&self, [queries, keys]: [usize; 2], heads: usize, head_dim: usize) {
+        let name = format!("attention gradient {queries}x{keys}, {heads} heads of {head_dim}");
+        if !name.contains(&self.filter) {
+            return;
+        }
+        let width = heads * head_dim;
+        let (q, k) = (numbers(queries * width), numbers(keys * width));
+        let shape =
+            AttentionShape { batch: 1, query_tokens: queries, key_tokens: keys, heads, head_dim };
+        let (out, log_sums) = attention_with_log_sum(&q, &k, &k, shape, 0.125, false);
+        let pass = AttentionPass {
+            q: &q,
+            k: &k,
+            v: &k,
+            out: &out,
+            log_sums: &log_sums,
+            shape,
+            scale: 0.125,
+            causal: false,
+        };
+        let work = 10.0 * (queries * keys * width) as f64;
+        self.run(&name, work, || attention_backward(&pass, &q));
+    }
+
+    fn linear_gradient(&self, rows: usize, inputs: usize, outputs: usize) {
+        let (dy, weight) = (numbers(rows * outputs), halves(inputs * outputs));
+        let weight = Matrix::new(Dtype::F16, outputs, inputs, &weight);
+        let work = 2.0 * (rows * inputs * outputs) as f64;
+        self.run(&format!("linear gradient {rows}x{inputs} <- {outputs}"), work, || {
+            linear_backward(&dy, rows, weight)
+        });
+    }
+
+    fn conv_gradient(&self, size: usize, [channels, outputs]: [usize; 2], stride: usize) {
+        let weight = halves(9 * channels * outputs);
+        let weight = Matrix::new(Dtype::F16, outputs, 9 * channels, &weight);
+        let conv = Conv { weight, kernel: 3, stride, padding: [1; 4], upsample: false };
+        let shape = [1, size, size, channels];
+        let dy = numbers(conv.output_shape(shape).iter().product());
+        let work = 18.0 * (dy.len() * channels) as f64;
+        let name = format!("conv gradient {size}² {channels} <- {outputs}, stride {stride}");
+        self.run(&name, work, || conv2d_backward(&dy, &conv, shape));
+    }
 }
 
 fn main() {
-    let bench = Bench { filter: std::env::args().nth(1).unwrap_or_default() };
+    let (flags, words): (Vec<_>, Vec<_>) =
+        std::env::args().skip(1).partition(|argument| argument.starts_with("--"));
+    // `cargo bench` says so; `cargo test --all-targets` runs this too, and has no use for it.
+    if !flags.iter().any(|flag| flag == "--bench") {
+        return;
+    }
+    let bench = Bench { filter: words.first().cloned().unwrap_or_default() };
     println!("level {}, {} threads", Isa::current().name(), rayon::current_num_threads());
 
     bench.linear(77, 768, 768);
     bench.linear(2, 1280, 1280);
+    bench.linear(77, 1280, 1280);
     bench.linear(154, 2048, 1280);
     bench.linear(512, 1280, 1280);
+    bench.linear(512, 5120, 1280);
     bench.linear(2048, 640, 640);
-    bench.linear(4096, 640, 640);
-    bench.linear(1024, 5120, 1280);
-    bench.geglu(1024, 1280, 5120);
-    bench.geglu(4096, 640, 2560);
-    bench.low_rank(4096, 640, 4);
-    bench.low_rank(4096, 640, 64);
+    bench.linear(2048, 1280, 1280);
+    bench.linear(2048, 2560, 640);
+    bench.linear(8192, 640, 640);
+    bench.linear(8192, 1280, 1280);
+    bench.geglu(512, 1280, 5120);
+    bench.geglu(2048, 640, 2560);
+    bench.geglu(8192, 640, 2560);
+    for rank in [4, 64] {
+        bench.low_rank(2048, 640, rank);
+        bench.low_rank(512, 1280, rank);
+    }
     bench.conv(1, 64, [320, 320], 1);
     bench.conv(1, 32, [1280, 640], 1);
     bench.conv(2, 16, [1280, 1280], 1);
+    bench.conv(2, 8, [1280, 1280], 1);
     bench.conv(1, 64, [640, 640], 2);
     bench.conv(1, 256, [256, 256], 1);
     bench.conv(1, 512, [128, 128], 1);
@@ -145,6 +207,13 @@ fn main() {
     bench.attention(2, [1024, 1024], 20, 64);
     bench.attention(1, [4096, 77], 10, 64);
     bench.attention(1, [4096, 4096], 1, 512);
+    bench.linear_gradient(4096, 640, 640);
+    bench.linear_gradient(1024, 5120, 1280);
+    bench.conv_gradient(64, [320, 320], 1);
+    bench.conv_gradient(32, [1280, 640], 1);
+    bench.conv_gradient(64, [320, 320], 2);
+    bench.attention_gradient([4096, 4096], 10, 64);
+    bench.attention_gradient([1024, 77], 20, 64);
 
     // Elementwise: G/s counts bytes read and written.
     let x = numbers(512 * 512 * 128);

@@ -1,0 +1,15 @@
+//! Gradients for what layers read; their weights are frozen.
+//!
+//! Training walks the network backwards: from the gradient for a layer's result to the one for
+//! its input. (That of attention is with [`attention`](crate::attention_backward).) What holds
+//! forwards holds here: one result for any number of threads, in any company.
+
+mod activation;
+mod conv;
+mod linear;
+mod norm;
+
+pub use activation::{activate_backward, geglu_backward};
+pub use conv::conv2d_backward;
+pub use linear::linear_backward;
+pub use norm::{group_norm_backward, layer_norm_backward};

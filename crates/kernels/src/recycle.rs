@@ -1,0 +1,268 @@
+//! An allocator that keeps large freed blocks for the next layer.
+//!
+//! Activations are tens to hundreds of megabytes and live for one layer. Given back to the
+//! system, every layer would fault its pages in anew and have them zeroed: a fifth of a VAE's
+//! time. Kept without bound, blocks of many sizes would pile up. So freed blocks are kept as long
+//! as they and those in use are together no more than was once in use at the same time: peak
+//! memory stays what it would have been.
+
+use std::alloc::{GlobalAlloc, Layout};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Smaller blocks are the inner allocator's business.
+const LARGE: usize = 1 << 20;
+/// Most blocks that are kept.
+const SLOTS: usize = 64;
+
+/// A global allocator around another one; see the module.
+///
+/// ```
+/// use std::alloc::System;
+/// use unwrong_kernels::Recycling;
+///
+/// #[global_allocator]
+/// static ALLOCATOR: Recycling<System> = Recycling::new(System);
+/// ```
+pub struct Recycling<A> {
+    inner: A,
+    state: Mutex<State>,
+}
+
+struct State {
+    /// Bytes of the large blocks in use, and the most there ever were.
+    used: usize,
+    peak: usize,
+    /// Bytes of the kept blocks.
+    kept: usize,
+    /// The kept blocks, the first `count`, oldest first.
+    blocks: [Block; SLOTS],
+    count: usize,
+}
+
+#[derive(Clone, Copy)]
+struct Block {
+    start: *mut u8,
+    layout: Layout,
+}
+
+// SAFETY: a kept block belongs to the state alone.
+unsafe impl Send for State {}
+
+impl State {
+    /// Takes out block `index`.
+    fn take(&mut self, index: usize) -> Block {
+        let block = self.blocks[index];
+        self.blocks.copy_within(index + 1..self.count, index);
+        self.count -= 1;
+        self.kept -= block.layout.size();
+        block
+    }
+
+    /// The oldest block, if more is kept than may be.
+    fn excess(&mut self) -> Option<Block> {
+        let over = self.used + self.kept > self.peak || self.count == SLOTS;
+        (over && self.count > 0).then(|| self.take(0))
+    }
+}
+
+impl<A> Recycling<A> {
+    /// Around `inner`.
+    pub const fn new(inner: A) -> Self {
+        let block = Block { start: std::ptr::null_mut(), layout: Layout::new::<u8>() };
+        let state = State { used: 0, peak: 0, kept: 0, blocks: [block; SLOTS], count: 0 };
+        Self { inner, state: Mutex::new(state) }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // No code that can panic runs under the lock.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The block that is really asked for, where it is a large one: an eighth of a power of two, so
+/// that nearly equal layers share their blocks. The unused end is never touched.
+fn large(layout: Layout) -> Option<Layout> {
+    let size = layout.size();
+    if size < LARGE {
+        return None;
+    }
+    let step = 1 << (size.ilog2() - 3);
+    Layout::from_size_align(size.checked_next_multiple_of(step)?, layout.align()).ok()
+}
+
+impl<A: GlobalAlloc> Recycling<A> {
+    /// Counts a block as used; a kept one, where there is one of that layout.
+    fn reuse(&self, layout: Layout) -> Option<*mut u8> {
+        let mut state = self.state();
+        state.used += layout.size();
+        state.peak = state.peak.max(state.used);
+        let of_size = |block: &Block| block.layout == layout;
+        let index = state.blocks[..state.count].iter().rposition(of_size)?;
+        Some(state.take(index).start)
+    }
+
+    /// Gives back what is kept beyond the peak.
+    fn trim(&self) {
+        loop {
+            let block = self.state().excess();
+            let Some(Block { start, layout }) = block else { return };
+            // SAFETY: it came from `inner` with this layout and nobody else knows it.
+            unsafe { self.inner.dealloc(start, layout) };
+        }
+    }
+}
+
+// SAFETY: blocks come from `inner`, with the layout that `large` makes of the caller's, which is
+// at least as large and the same at `dealloc`; a kept block is handed out once.
+unsafe impl<A: GlobalAlloc> GlobalAlloc for Recycling<A> {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let Some(layout) = large(layout) else {
+            // SAFETY: passed on.
+            return unsafe { self.inner.alloc(layout) };
+        };
+        if let Some(start) = self.reuse(layout) {
+            return start;
+        }
+        self.trim();
+        // SAFETY: at least as large as what the caller asked for, which was not empty.
+        let start = unsafe { self.inner.alloc(layout) };
+        if start.is_null() {
+            self.state().used -= layout.size();
+        }
+        start
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        let Some(layout) = large(layout) else {
+            // SAFETY: passed on.
+            return unsafe { self.inner.alloc_zeroed(layout) };
+        };
+        // SAFETY: passed on; fresh pages are zero without anybody writing them.
+        let start = unsafe { self.inner.alloc_zeroed(layout) };
+        if !start.is_null() {
+            let mut state = self.state();
+            state.used += layout.size();
+            state.peak = state.peak.max(state.used);
+            drop(state);
+            self.trim();
+        }
+        start
+    }
+
+    unsafe fn dealloc(&self, start: *mut u8, layout: Layout) {
+        let Some(layout) = large(layout) else {
+            // SAFETY: passed on.
+            return unsafe { self.inner.dealloc(start, layout) };
+        };
+        let mut state = self.state();
+        state.used -= layout.size();
+        let slot = state.count;
+        if slot == SLOTS {
+            drop(state);
+            // SAFETY: it came from `inner` with this layout.
+            unsafe { self.inner.dealloc(start, layout) };
+            return;
+        }
+        state.blocks[slot] = Block { start, layout };
+        state.count += 1;
+        state.kept += layout.size();
+        drop(state);
+        self.trim();
+    }
+
+    unsafe fn realloc(&self, start: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        let Ok(wanted) = Layout::from_size_align(size, layout.align()) else {
+            return std::ptr::null_mut();
+        };
+        match (large(layout), large(wanted)) {
+            // SAFETY: passed on.
+            (None, None) => unsafe { self.inner.realloc(start, layout, size) },
+            (Some(before), Some(after)) if before == after => start,
+            _ => {
+                // SAFETY: the new block is another one; both hold at least the smaller size.
+                unsafe {
+                    let new = self.alloc(wanted);
+                    if !new.is_null() {
+                        let count = layout.size().min(size);
+                        std::ptr::copy_nonoverlapping(start, new, count);
+                        self.dealloc(start, layout);
+                    }
+                    new
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::alloc::System;
+
+    use super::*;
+
+    fn block(megabytes: usize) -> Layout {
+        Layout::from_size_align(megabytes << 20, 64).expect("a layout")
+    }
+
+    #[test]
+    fn a_freed_block_serves_the_next_layer_of_nearly_its_size() {
+        let allocator = Recycling::new(System);
+        // SAFETY: layouts are not empty; each block is freed once, with its layout.
+        unsafe {
+            let first = allocator.alloc(block(32));
+            allocator.dealloc(first, block(32));
+            let smaller = Layout::from_size_align((32 << 20) - 100, 64).expect("a layout");
+            let second = allocator.alloc(smaller);
+            assert_eq!(first, second);
+            allocator.dealloc(second, smaller);
+        }
+    }
+
+    #[test]
+    fn what_is_kept_and_used_is_never_more_than_was_once_used() {
+        let allocator = Recycling::new(System);
+        let mut used = Vec::new();
+        let mut peak = 0;
+        for (i, size) in
+            [10, 20, 30, 5, 40, 12, 3, 60, 7, 33].into_iter().cycle().take(200).enumerate()
+        {
+            // SAFETY: as above.
+            unsafe { used.push((allocator.alloc(block(size)), block(size))) };
+            let now: usize =
+                used.iter().filter_map(|(_, layout)| Some(large(*layout)?.size())).sum();
+            peak = peak.max(now);
+            if i % 3 > 0 {
+                let (start, layout) = used.remove(i % used.len());
+                // SAFETY: as above.
+                unsafe { allocator.dealloc(start, layout) };
+            }
+            while used.len() > 4 {
+                let (start, layout) = used.remove(0);
+                // SAFETY: as above.
+                unsafe { allocator.dealloc(start, layout) };
+            }
+            let state = allocator.state();
+            assert!(state.used + state.kept <= peak, "{} and {}", state.used, state.kept);
+        }
+        for (start, layout) in used {
+            // SAFETY: as above.
+            unsafe { allocator.dealloc(start, layout) };
+        }
+    }
+
+    #[test]
+    fn growing_keeps_what_was_written_and_zeroed_memory_is_zero() {
+        let allocator = Recycling::new(System);
+        // SAFETY: as above; what is read was written.
+        unsafe {
+            let start = allocator.alloc(block(2));
+            start.write_bytes(7, 2 << 20);
+            let start = allocator.realloc(start, block(2), 9 << 20);
+            assert!(std::slice::from_raw_parts(start, 2 << 20).iter().all(|byte| *byte == 7));
+            allocator.dealloc(start, block(9));
+            let zeroed = allocator.alloc_zeroed(block(9));
+            assert!(std::slice::from_raw_parts(zeroed, 9 << 20).iter().all(|byte| *byte == 0));
+            allocator.dealloc(zeroed, block(9));
+        }
+    }
+}

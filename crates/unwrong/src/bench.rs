@@ -1,0 +1,193 @@
+//! The networks of an open model alone, on invented inputs, for whoever measures them.
+//!
+//! No stage of the flow: `unwrong bench` and `cargo xtask bench` are made of this. What comes
+//! out is thrown away; whether it is right is what the parity tests ask.
+
+use std::time::Instant;
+
+use candle_core::Tensor;
+use unwrong_models::lora::LayerAdapters;
+use unwrong_models::text_encoder::TokenRow;
+use unwrong_models::unet::Prepared;
+use unwrong_prompt::{CHUNK_TOKENS, Prompt};
+
+use crate::error::{Error, Result};
+use crate::noise::Noise;
+use crate::pipeline::{Pipeline, Stage, VAE_FACTOR};
+use crate::request::{GenerateRequest, LongPrompt, NoiseKind, Size, Syntax};
+
+/// A training index in the middle of the schedule.
+const TIMESTEP: f32 = 501.0;
+/// The smallest picture that every network halves as often as it wants to.
+const WARM_UP: Size = Size { width: 64, height: 64 };
+
+/// A network, or what is measured as one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Network {
+    /// One step of the base's UNet; its conditioning is prepared before the clock starts.
+    Unet,
+    /// One step of the refiner's.
+    RefinerUnet,
+    /// Latents to pixels.
+    VaeDecode,
+    /// Pixels to latents.
+    VaeEncode,
+    /// Token ids to embeddings, through both encoders of the base.
+    TextEncoders,
+}
+
+/// How a network is run.
+#[derive(Debug, Clone, Copy)]
+pub struct Case {
+    /// Size of the picture; the text encoders have none.
+    pub size: Size,
+    /// Pictures, prompts, or halves of guidance, in one call.
+    pub batch: usize,
+    /// How often it is timed.
+    pub runs: usize,
+}
+
+impl Network {
+    /// What one picture needs in a call: both halves of guidance, or one picture.
+    #[must_use]
+    pub fn usual_batch(self) -> usize {
+        match self {
+            Self::Unet | Self::RefinerUnet | Self::TextEncoders => 2,
+            Self::VaeDecode | Self::VaeEncode => 1,
+        }
+    }
+}
+
+impl Pipeline {
+    /// What computes: the kernels' instruction level, or `reference`.
+    #[must_use]
+    pub fn level(&self) -> &'static str {
+        self.ops.level()
+    }
+
+    /// Seconds of every timed run of a network, after one small run that touches its weights.
+    ///
+    /// Of the request, the LoRA files count.
+    pub fn bench(
+        &self,
+        network: Network,
+        request: &GenerateRequest,
+        case: Case,
+    ) -> Result<Vec<f64>> {
+        let set = self.adapters(&self.completed(request)?)?;
+        let adapters = &set.adapters;
+        match network {
+            Network::Unet => self.bench_unet(&self.base, &adapters.unet, case),
+            Network::RefinerUnet => {
+                let refiner = self.refiner.as_ref().ok_or_else(|| Error::Request {
+                    problem: format!("`{}` has no refiner", self.model()),
+                    hint: Some("name one with `--refiner`".to_owned()),
+                })?;
+                self.bench_unet(refiner, &self.none, case)
+            }
+            Network::VaeDecode => self.bench_decode(case),
+            Network::VaeEncode => self.bench_encode(case),
+            Network::TextEncoders => self.bench_text(case),
+        }
+    }
+
+    fn bench_unet(&self, stage: &Stage, adapters: &LayerAdapters, case: Case) -> Result<Vec<f64>> {
+        let run = self.run(adapters);
+        let prepared = &self.invented_conditioning(stage, adapters, case.batch)?;
+        let channels = stage.unet.config().in_channels;
+        case.time(|size| {
+            let latents = self.invented(&latents_of(size, case.batch, channels))?;
+            Ok(move || Ok(stage.unet.forward(&run, &latents, TIMESTEP, prepared)?))
+        })
+    }
+
+    /// What prompts of 77 tokens come to, made of noise.
+    fn invented_conditioning(
+        &self,
+        stage: &Stage,
+        adapters: &LayerAdapters,
+        batch: usize,
+    ) -> Result<Prepared> {
+        let config = stage.unet.config();
+        let pooling = stage.encoders.last().ok_or(Error::NoPooledOutput)?;
+        let width = pooling.network.config().projection_dim;
+        // Where it does not come out even, `prepare` says what does not fit.
+        let ids = config.time_ids(width).unwrap_or_default();
+        Ok(stage.unet.prepare(
+            &self.run(adapters),
+            &self.invented(&[batch, CHUNK_TOKENS, config.cross_attention_dim])?,
+            &self.invented(&[batch, width])?,
+            &self.invented(&[batch, ids])?,
+        )?)
+    }
+
+    fn bench_decode(&self, case: Case) -> Result<Vec<f64>> {
+        let run = self.run(&self.none);
+        let channels = self.vae.config().latent_channels;
+        case.time(|size| {
+            let latents = self.invented(&latents_of(size, case.batch, channels))?;
+            Ok(move || Ok(self.vae.decode(&run, &latents)?))
+        })
+    }
+
+    fn bench_encode(&self, case: Case) -> Result<Vec<f64>> {
+        let run = self.run(&self.none);
+        let channels = self.vae.config().in_channels;
+        case.time(|Size { width, height }| {
+            let shape = [case.batch, height as usize, width as usize, channels];
+            let pixels = (self.invented(&shape)? * 0.5)?;
+            Ok(move || Ok(self.vae.encode(&run, &pixels)?))
+        })
+    }
+
+    fn bench_text(&self, case: Case) -> Result<Vec<f64>> {
+        let readers = self.readers(&self.base, None);
+        let (prompt, _) = Prompt::parse("a red apple on a wooden table", Syntax::Compel.into());
+        let ids: Vec<_> = readers
+            .iter()
+            .map(|reader| {
+                let plan = prompt.plan(reader.encoder, LongPrompt::Truncate.into());
+                plan.chunks[0].ids.to_vec()
+            })
+            .collect();
+        case.time(|_| {
+            Ok(|| {
+                for (reader, ids) in readers.iter().zip(&ids) {
+                    let rows = vec![TokenRow { ids, mask: None }; case.batch];
+                    let states = reader.network.encode(&reader.run, &rows, &self.device)?;
+                    reader.network.pool(&reader.run, &states, &rows)?;
+                }
+                Ok(())
+            })
+        })
+    }
+
+    /// Normal noise, the same at every run.
+    fn invented(&self, shape: &[usize]) -> Result<Tensor> {
+        let values = Noise::new(NoiseKind::TorchCpu, 0).draw(shape.iter().product());
+        Ok(Tensor::from_vec(values, shape, &self.device)?)
+    }
+}
+
+impl Case {
+    /// Runs once at the warm-up's size, then `runs` times at the case's.
+    fn time<T, Once: FnMut() -> Result<T>>(
+        self,
+        mut ready: impl FnMut(Size) -> Result<Once>,
+    ) -> Result<Vec<f64>> {
+        ready(WARM_UP)?()?;
+        let mut once = ready(self.size)?;
+        (0..self.runs)
+            .map(|_| {
+                let started = Instant::now();
+                std::hint::black_box(once()?);
+                Ok(started.elapsed().as_secs_f64())
+            })
+            .collect()
+    }
+}
+
+/// `[B, H/8, W/8, C]`.
+fn latents_of(Size { width, height }: Size, batch: usize, channels: usize) -> [usize; 4] {
+    [batch, (height / VAE_FACTOR) as usize, (width / VAE_FACTOR) as usize, channels]
+}

@@ -1,0 +1,129 @@
+//! Pictures and calls share what they can, and nobody sees it in the result.
+#![expect(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
+
+use std::fs;
+use std::path::Path;
+
+use candle_core::Tensor;
+use unwrong::encode::ConditioningPair;
+use unwrong::progress::{Part, Silent};
+use unwrong::request::{LoraRequest, Size};
+use unwrong::{Catalog, GenerateRequest, Options, Pipeline};
+
+fn root() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
+}
+
+fn pipeline() -> Pipeline {
+    let model = root().join("crates/demo/model").display().to_string();
+    let request = GenerateRequest { model: Some(model), ..GenerateRequest::default() };
+    Pipeline::open(&request, &Catalog::new(), &Options::default()).unwrap()
+}
+
+/// Small and quick, with a step for each UNet.
+fn request(prompt: &str) -> GenerateRequest {
+    GenerateRequest {
+        seed: Some(3),
+        steps: Some(2),
+        high_noise_fraction: Some(0.5),
+        size: Some(Size { width: 64, height: 64 }),
+        ..GenerateRequest::new(prompt)
+    }
+}
+
+/// Every bit of what base and refiner are told.
+fn bits(pipeline: &Pipeline, request: &GenerateRequest) -> Vec<u32> {
+    let of = |tensor: &Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    let mut bits = Vec::new();
+    for part in [Part::Base, Part::Refiner] {
+        let ConditioningPair { positive, negative } = pipeline.condition(request, part).unwrap();
+        for one in [positive, negative] {
+            bits.extend(of(&one.prompt_embeds).into_iter().map(f32::to_bits));
+            bits.extend(of(&one.pooled_embeds).into_iter().map(f32::to_bits));
+        }
+    }
+    bits
+}
+
+#[test]
+fn a_prompt_is_encoded_once_for_all_pictures_and_calls() {
+    let pipeline = pipeline();
+    let encode = |request: &GenerateRequest| -> Vec<f64> {
+        let request = std::slice::from_ref(request);
+        let pictures = pipeline.generate(request, &mut Silent).unwrap();
+        pictures.iter().map(|picture| picture.timings.encode).collect()
+    };
+    let apple = request("a red apple");
+    let two = encode(&GenerateRequest { count: Some(2), ..apple.clone() });
+    assert!(two[0] > 0.0);
+    assert_eq!(two[1..], [0.0]);
+    assert_eq!(encode(&GenerateRequest { seed: Some(9), steps: Some(3), ..apple.clone() }), [0.0]);
+
+    let wrong = GenerateRequest { wrong: Some(1.0), ..apple.clone() };
+    let others = [
+        request("a green apple"),
+        GenerateRequest { negative_prompt: Some("dull".to_owned()), ..apple.clone() },
+        GenerateRequest { size: Some(Size { width: 64, height: 72 }), ..apple.clone() },
+        GenerateRequest { wrong: Some(0.5), ..wrong.clone() },
+        wrong,
+    ];
+    for other in others {
+        assert!(encode(&other)[0] > 0.0, "{other:?}");
+    }
+}
+
+#[test]
+fn a_picture_is_the_same_whatever_was_made_before() {
+    let used = pipeline();
+    let wrong = GenerateRequest { wrong: Some(1.0), ..request("a red apple") };
+    used.generate(&[request("a red apple"), request("a boat"), wrong.clone()], &mut Silent)
+        .unwrap();
+    for request in [request("a red apple"), wrong] {
+        let picture = |pipeline: &Pipeline| {
+            let request = std::slice::from_ref(&request);
+            pipeline.generate(request, &mut Silent).unwrap().remove(0).pixels
+        };
+        assert!(picture(&used).rgb() == picture(&pipeline()).rgb(), "{request:?}");
+    }
+}
+
+#[test]
+fn conditioning_is_the_same_to_the_bit_whatever_was_encoded_before() {
+    let used = pipeline();
+    let weighted = GenerateRequest {
+        negative_prompt: Some("(dull)++, (dark blur)0.4".to_owned()),
+        ..request("a (red)0.5 apple on a (wooden table)1.3")
+    };
+    // Rows that the last requests share with others, and rows that are the beginnings of them.
+    for before in ["", "a", "a red apple", "a (red)0.5 apple on a (wooden table)1.3"] {
+        bits(&used, &request(before));
+    }
+    for request in [weighted, request("a red apple"), request("a (red)0.5 apple")] {
+        assert!(bits(&used, &request) == bits(&pipeline(), &request), "{request:?}");
+    }
+}
+
+#[test]
+fn a_lora_file_that_was_replaced_is_opened_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("lora.safetensors");
+    let goldens = root().join("parity/goldens");
+    let with = |name: &str| {
+        let next = folder.path().join("next");
+        fs::copy(goldens.join(name), &next).unwrap();
+        fs::rename(&next, &path).unwrap();
+    };
+    let lora = LoraRequest { path: path.display().to_string(), scale: 1.0 };
+    let request = GenerateRequest { loras: vec![lora], ..request("a red apple") };
+    let pipeline = pipeline();
+    let hash = || {
+        let pictures = pipeline.generate(std::slice::from_ref(&request), &mut Silent).unwrap();
+        pictures[0].embedded.loras[0].sha256.clone()
+    };
+
+    with("lora-diffusers-attention.safetensors");
+    let first = hash();
+    assert_eq!(hash(), first);
+    with("lora-peft-text.safetensors");
+    assert_ne!(hash(), first);
+}
