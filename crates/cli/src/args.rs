@@ -128,6 +128,10 @@ pub(crate) struct ModelArgs {
     /// How many processor threads work [default: all].
     #[arg(long, value_name = "N")]
     pub(crate) threads: Option<usize>,
+    /// Memory for activations in 10⁹ bytes; a picture that needs more is decoded in overlapping
+    /// tiles [default: what is free].
+    #[arg(long, value_name = "GB", value_parser = gigabytes)]
+    pub(crate) memory: Option<u64>,
 }
 
 /// How the picture is made.
@@ -291,6 +295,14 @@ pub(crate) enum Device {
     Metal,
 }
 
+/// Bytes of a number of gigabytes.
+fn gigabytes(text: &str) -> Result<u64, String> {
+    match text.parse::<f64>() {
+        Ok(number) if number > 0.0 && number.is_finite() => Ok((number * 1e9) as u64),
+        _ => Err("expected a number of gigabytes above 0, such as `2.5`".to_owned()),
+    }
+}
+
 /// Overwrites each field of a request that was given on the command line.
 macro_rules! overwrite {
     ($request:ident, $($arguments:expr => $($field:ident),+;)+) => {
@@ -402,6 +414,16 @@ mod tests {
             ..picture.clone()
         };
         assert_eq!(arguments.over(picture), expected);
+    }
+
+    #[test]
+    fn memory_is_a_positive_number_of_gigabytes() {
+        assert_eq!(generate(&["a cat", "--memory", "2.5"]).models.memory, Some(2_500_000_000));
+        assert_eq!(generate(&["a cat"]).models.memory, None);
+        for wrong in ["0", "-1", "NaN", "inf", "much"] {
+            let line = ["unwrong", "generate", "a cat", "--memory", wrong];
+            assert!(Cli::try_parse_from(line).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -110,7 +110,7 @@ impl<'a> Session<'a> {
 pub(crate) fn open(request: &GenerateRequest, models: &ModelArgs) -> Result<Pipeline> {
     request.check()?;
     use_threads(models.threads)?;
-    let options = options(models.device)?;
+    let options = Options { memory: models.memory, ..options(models.device)? };
     let catalog = Catalog::new().with_builtin(DEMO, unwrong_demo::FILES);
     Ok(Pipeline::open(request, &catalog, &options)?)
 }

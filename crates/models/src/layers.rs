@@ -8,7 +8,9 @@ use candle_core::Tensor;
 use crate::error::Result;
 use crate::files::{FrozenWeight, WeightPath};
 use crate::lora::LayerAdapters;
-use crate::ops::{self, Activation, Affine, Ops, Product, Window};
+use crate::ops::{
+    self, Activation, Affine, Convolution, DoubledHalf, GroupNorm, Image, Ops, Product, Window,
+};
 
 /// Told every block's name and output; used by the parity tests.
 pub type Observer<'a> = dyn Fn(&str, &Tensor) + 'a;
@@ -41,6 +43,14 @@ impl<'a> Run<'a> {
         if let Some(observer) = self.observer {
             observer(name, output);
         }
+    }
+
+    /// [`Run::observe`] for an image: the observer may keep what it is shown.
+    pub(crate) fn observe_image(&self, name: &str, output: &Image) -> Result<()> {
+        if let Some(observer) = self.observer {
+            observer(name, &output.to_tensor()?);
+        }
+        Ok(())
     }
 
     fn product<'l>(&self, layer: &'l Linear) -> Product<'l>
@@ -134,18 +144,28 @@ impl Conv {
     }
 
     pub(crate) fn forward(&self, run: &Run<'_>, x: &Tensor) -> Result<Tensor> {
-        self.fused(run, x, None, None)
+        self.image(run, &x.into())?.into_tensor()
     }
 
-    /// The convolution plus `per_image` `[B, O]` plus `residual`.
-    pub(crate) fn fused(
+    pub(crate) fn image(&self, run: &Run<'_>, x: &Image) -> Result<Image> {
+        ops::conv2d(run.ops, x, &self.plain(run), None)
+    }
+
+    /// The convolution of `norm(x)`, plus `per_image` `[B, O]`, plus `residual`.
+    pub(crate) fn normed(
         &self,
         run: &Run<'_>,
-        x: &Tensor,
+        x: &Image,
+        norm: GroupNorm<'_>,
         per_image: Option<&Tensor>,
-        residual: Option<&Tensor>,
-    ) -> Result<Tensor> {
-        ops::conv2d(run.ops, x, run.product(&self.weights), self.window, per_image, residual)
+        residual: Option<Image>,
+    ) -> Result<Image> {
+        let conv = Convolution { norm: Some(norm), per_image, ..self.plain(run) };
+        ops::conv2d(run.ops, x, &conv, residual)
+    }
+
+    fn plain<'l>(&'l self, run: &Run<'l>) -> Convolution<'l> {
+        Convolution::plain(run.product(&self.weights), self.window)
     }
 }
 
@@ -164,6 +184,10 @@ impl Upsample {
         self.conv.forward(run, x)
     }
 
+    pub(crate) fn image(&self, run: &Run<'_>, x: &Image) -> Result<Image> {
+        self.conv.image(run, x)
+    }
+
     /// Doubles to exactly `height` × `width`, which may be one less than twice the input: odd
     /// sizes lose a row or column on the way down and must meet their skip again.
     pub(crate) fn forward_to(
@@ -180,8 +204,8 @@ impl Upsample {
         // `floor(i · h / (2h − 1)) = floor(i / 2)` for every row, so PyTorch's nearest
         // interpolation to an odd size is the doubled image without its last row.
         let doubled = ops::upsample_2x(x)?.narrow(1, 0, height)?.narrow(2, 0, width)?;
-        let product = run.product(&self.conv.weights);
-        ops::conv2d(run.ops, &doubled.contiguous()?, product, Window::same(3), None, None)
+        let conv = Convolution::plain(run.product(&self.conv.weights), Window::same(3));
+        ops::conv2d(run.ops, &doubled.contiguous()?.into(), &conv, None)?.into_tensor()
     }
 }
 
@@ -209,12 +233,13 @@ impl Norm {
 
     /// Over groups of channels of `[B, H, W, C]`.
     pub(crate) fn group(&self, run: &Run<'_>, x: &Tensor, groups: usize) -> Result<Tensor> {
-        ops::group_norm(run.ops, x, groups, self.affine(), false)
+        let norm = GroupNorm { groups, affine: self.affine(), silu: false };
+        ops::group_norm(run.ops, x, norm)
     }
 
-    /// [`Norm::group`], then SiLU.
-    pub(crate) fn group_silu(&self, run: &Run<'_>, x: &Tensor, groups: usize) -> Result<Tensor> {
-        ops::group_norm(run.ops, x, groups, self.affine(), true)
+    /// Over groups of channels, then `SiLU`: for a convolution to read through.
+    pub(crate) fn group_silu(&self, groups: usize) -> GroupNorm<'_> {
+        GroupNorm { groups, affine: self.affine(), silu: true }
     }
 }
 
@@ -268,25 +293,61 @@ impl Resnet {
     }
 
     /// `x`: `[B, H, W, inputs]`; `embedding`: SiLU of the time embedding, `[B, E]`.
+    ///
+    /// The result takes the memory of `x` where it can.
     pub(crate) fn forward(
         &self,
         run: &Run<'_>,
-        x: &Tensor,
+        x: Image,
         embedding: Option<&Tensor>,
-    ) -> Result<Tensor> {
+    ) -> Result<Image> {
         let shift = match (&self.time_emb_proj, embedding) {
             (Some(projection), Some(embedding)) => Some(projection.forward(run, embedding)?),
             _ => None,
         };
-        let hidden = self.norm1.group_silu(run, x, self.groups)?;
-        let hidden = self.conv1.fused(run, &hidden, shift.as_ref(), None)?;
-        let hidden = self.norm2.group_silu(run, &hidden, self.groups)?;
+        let norm1 = self.norm1.group_silu(self.groups);
+        let hidden = self.conv1.normed(run, &x, norm1, shift.as_ref(), None)?;
         let skip = match &self.conv_shortcut {
-            Some(shortcut) => &shortcut.forward(run, x)?,
+            Some(shortcut) => {
+                let skip = shortcut.image(run, &x)?;
+                drop(x);
+                skip
+            }
             None => x,
         };
-        let output = self.conv2.fused(run, &hidden, None, Some(skip))?;
-        run.observe(&self.name, &output);
+        self.finish(run, &hidden, skip)
+    }
+
+    /// [`Resnet::forward`] of the upsampled `x`, which is computed twice and stored only in
+    /// bands of `rows` rows.
+    ///
+    /// Needs a shortcut and no time embedding: where there is no shortcut, the image itself is
+    /// the skip connection and must be whole.
+    pub(crate) fn forward_upsampled(
+        &self,
+        run: &Run<'_>,
+        x: Image,
+        upsampler: &Upsample,
+        rows: usize,
+    ) -> Result<Image> {
+        let (Some(shortcut), None) = (&self.conv_shortcut, &self.time_emb_proj) else {
+            return self.forward(run, upsampler.image(run, &x)?, None);
+        };
+        let half = DoubledHalf {
+            upsampler: run.product(&upsampler.conv.weights),
+            norm: self.norm1.group_silu(self.groups),
+            conv: run.product(&self.conv1.weights),
+            shortcut: run.product(&shortcut.weights),
+        };
+        let (hidden, skip) = ops::doubled_half(run.ops, &x, &half, rows)?;
+        drop(x);
+        self.finish(run, &hidden, skip)
+    }
+
+    fn finish(&self, run: &Run<'_>, hidden: &Image, skip: Image) -> Result<Image> {
+        let norm2 = self.norm2.group_silu(self.groups);
+        let output = self.conv2.normed(run, hidden, norm2, None, Some(skip))?;
+        run.observe_image(&self.name, &output)?;
         Ok(output)
     }
 }

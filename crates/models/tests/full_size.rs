@@ -13,12 +13,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 use unwrong_models::files::{Folder, ModelParts};
 use unwrong_models::layers::Run;
 use unwrong_models::lora::LayerAdapters;
 use unwrong_models::ops::Ops;
 use unwrong_models::unet::Unet;
+use unwrong_models::vae::Vae;
 
 use common::{Goldens, Row, nchw, nhwc};
 
@@ -71,6 +72,48 @@ fn the_full_size_base_equals_diffusers_after_every_block() {
 #[ignore = "needs 10 GB of random weights: cargo xtask full-size"]
 fn the_full_size_refiner_equals_diffusers_after_every_block() {
     check("refiner");
+}
+
+/// Decodes and encodes one size, each within its estimate and `limit` bytes of memory.
+fn check_vae([height, width]: [usize; 2], limit: u64) {
+    let parts = ModelParts::open_folder(&Folder::disk(folder().join("base"))).unwrap();
+    let (config, weights) = parts.vae.as_ref().unwrap();
+    let vae = Vae::load(config, weights).unwrap();
+    let none = LayerAdapters::default();
+    let run = Run::new(Ops::Cpu, &none);
+    let latents: Vec<f32> = (0..height * width * 4).map(|i| (i % 13) as f32 / 13.0 - 0.5).collect();
+    let latents = Tensor::from_vec(latents, (1, height, width, 4), &Device::Cpu).unwrap();
+    let watched = |what: &str, estimate: u64, body: &dyn Fn() -> Tensor| {
+        let memory = Memory::watch();
+        let started = Instant::now();
+        let output = body();
+        let seconds = started.elapsed().as_secs_f64();
+        let peak = memory.anonymous.load(Ordering::Relaxed);
+        let sum = output.abs().unwrap().mean_all().unwrap().to_scalar::<f32>().unwrap();
+        println!(
+            "VAE {what} {}x{}: {seconds:.2} s, estimate {:.2} GB, {}; mean {sum}",
+            8 * width,
+            8 * height,
+            estimate as f64 / 1e9,
+            memory.peaks(),
+        );
+        assert!(peak <= estimate && peak <= limit, "{what} takes {peak} bytes");
+        output
+    };
+    let estimate = vae.plan_decode([height, width], None).bytes;
+    let pixels = watched("decode", estimate, &|| vae.decode(&run, &latents).unwrap());
+    let estimate = vae.plan_encode([height, width], None).bytes;
+    watched("encode", estimate, &|| vae.encode(&run, &pixels).unwrap().mean);
+}
+
+#[test]
+#[ignore = "needs 10 GB of random weights: cargo xtask full-size"]
+fn the_full_size_vae_stays_within_its_memory() {
+    // The bar at the native size; other sizes against the estimate alone.
+    check_vae([128, 128], 1_600_000_000);
+    check_vae([25, 9], u64::MAX);
+    check_vae([64, 64], u64::MAX);
+    check_vae([88, 90], u64::MAX);
 }
 
 /// Peak memory of this process, sampled from `/proc`.

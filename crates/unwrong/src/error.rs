@@ -8,6 +8,9 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::memory::gigabytes;
+use crate::request::Size;
+
 /// Shorthand for results of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -160,6 +163,22 @@ pub enum Error {
         what: &'static str,
     },
 
+    /// Activations of a picture that do not fit into memory.
+    #[error(
+        "{what} at {size} takes about {} of memory, and {} may be used",
+        gigabytes(*needs), gigabytes(*budget)
+    )]
+    NotEnoughMemory {
+        /// `a step` or `decoding`.
+        what: &'static str,
+        /// Size of the picture.
+        size: Size,
+        /// Bytes, as estimated.
+        needs: u64,
+        /// Bytes that are free, or that the options allow.
+        budget: u64,
+    },
+
     /// The files of a model could not be hashed.
     #[error("the model's files cannot be hashed: were they changed while in use?")]
     HashFailed,
@@ -191,6 +210,9 @@ impl Error {
                 Some(format!("try a seed up to {}", u64::MAX - u64::from(count.saturating_sub(1))))
             }
             Self::Request { hint, .. } => hint.clone(),
+            Self::NotEnoughMemory { .. } => {
+                Some("try a smaller `--size`, or allow more with `--memory`".to_owned())
+            }
             Self::Models(error) => error.hint(),
             Self::FileExists { .. } => {
                 Some("give another name, or `--force` to replace it".to_owned())
@@ -224,6 +246,7 @@ impl Error {
             | Self::FileExists { .. }
             | Self::NotAPicture { .. }
             | Self::SchedulerOption { .. }
+            | Self::NotEnoughMemory { .. }
             | Self::NoRequestInPicture { .. } => true,
             // A name that is not there was mistyped; a disk that fails was not.
             Self::Io { source, .. } => source.kind() == io::ErrorKind::NotFound,

@@ -14,6 +14,7 @@ use unwrong_models::unet::Prepared;
 use crate::denoiser::{GuidedUnet, is_guided};
 use crate::encode::{ConditioningPair, encode, warnings};
 use crate::error::{Error, Result};
+use crate::memory::tiling_warning;
 use crate::noise::Noise;
 use crate::picture::{EmbeddedRequest, Pixels};
 use crate::pipeline::{AdapterKey, AdapterSet, Pipeline, Stage, Told, VAE_FACTOR};
@@ -66,6 +67,7 @@ impl Pipeline {
         progress: &mut dyn Progress,
     ) -> Result<Vec<Generation>> {
         let mut jobs = self.plan(requests, progress)?;
+        let budget = self.budget(jobs.iter().map(|job| &job.plan))?;
 
         let latents = jobs.iter().map(|job| self.initial(&job.plan)).collect::<Result<_>>()?;
         let latents = self.denoise(&self.base, Part::Base, &mut jobs, latents, progress)?;
@@ -73,7 +75,7 @@ impl Pipeline {
             Some(refiner) => self.denoise(refiner, Part::Refiner, &mut jobs, latents, progress)?,
             None => latents,
         };
-        self.decode(jobs, latents, progress)
+        self.decode(jobs, latents, budget, progress)
     }
 
     /// Checks everything, opens the LoRA files; no weight is read before this is done.
@@ -203,15 +205,20 @@ impl Pipeline {
         &self,
         jobs: Vec<Job>,
         latents: Vec<Tensor>,
+        budget: Option<u64>,
         progress: &mut dyn Progress,
     ) -> Result<Vec<Generation>> {
         let pictures = jobs.len();
         let mut generations = Vec::with_capacity(pictures);
         for (picture, (mut job, latents)) in jobs.into_iter().zip(latents).enumerate() {
             announce(progress, Event::Phase { phase: Phase::Decode, picture, pictures })?;
+            let work = self.plan_decode(job.plan.size, budget);
+            if let Some(message) = tiling_warning(&work, budget) {
+                announce(progress, Event::Warning { message: &message })?;
+            }
             let started = Instant::now();
             let latents = latents.permute((0, 2, 3, 1))?.contiguous()?; // [B, H, W, C]
-            let decoded = self.vae.decode(&self.run(&self.none), &latents)?;
+            let decoded = self.vae.decode_as(&self.run(&self.none), &latents, work.tiling)?;
             let pixels = Pixels::from_tensor(&finite(decoded, "the decoded pixels")?)?;
             job.timings.decode = started.elapsed().as_secs_f64();
 

@@ -44,11 +44,15 @@ pub struct Options {
     /// Which implementation of the operations; absent means the best one of the device, or what
     /// `UNWRONG_OPS` says.
     pub ops: Option<Ops>,
+    /// Bytes that activations may take; absent means what is free when pictures are asked for.
+    ///
+    /// A VAE that needs more works in tiles, a picture that needs more is refused.
+    pub memory: Option<u64>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { device: Device::Cpu, ops: None }
+        Self { device: Device::Cpu, ops: None, memory: None }
     }
 }
 
@@ -56,6 +60,7 @@ impl Default for Options {
 pub struct Pipeline {
     pub(crate) device: Device,
     pub(crate) ops: Ops,
+    pub(crate) memory: Option<u64>,
     pub(crate) base: Stage,
     pub(crate) refiner: Option<Stage>,
     pub(crate) vae: Vae,
@@ -154,6 +159,7 @@ impl Pipeline {
                 None => Ops::for_device(&options.device)?,
             },
             device: options.device.clone(),
+            memory: options.memory,
             identity: Identity::new(&opened),
             targets: Targets::of(&opened.base),
             sets: Recent::new(READY),

@@ -32,6 +32,15 @@ fn a_size_that_eight_does_not_divide_is_refused_with_the_next_one() {
 }
 
 #[test]
+fn a_picture_that_does_not_fit_into_memory_is_refused_in_one_sentence() {
+    let folder = tempfile::tempdir().unwrap();
+    let large = ["generate", "a cat", "--size", "8192x8192", "--memory", "2"];
+    let stderr = refused(folder.path(), &large);
+    assert!(stderr.contains("error: a step at 8192x8192 takes about "), "{stderr}");
+    assert!(stderr.contains(" GB of memory, and 2.00 GB may be used\n\nhint: "), "{stderr}");
+}
+
+#[test]
 fn an_unknown_value_is_answered_with_the_known_ones() {
     let folder = tempfile::tempdir().unwrap();
     let stderr = refused(folder.path(), &["generate", "a cat", "--noise", "lottery"]);

@@ -309,3 +309,22 @@ fn the_wrong_lora_lies_beside_a_base_named_by_path() {
     let run = generate(folder.path(), &["a cat", "--wrong", "--model", &base, "-o", "cat.png"]);
     assert!(run.done().stderr.contains("`wrong-lora.safetensors`: applied"));
 }
+
+#[test]
+fn a_decode_that_does_not_fit_is_tiled_and_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let draw = |name: &str, memory: &str| {
+        let size = ["--size", "768x640", "--steps", "1", "--refiner", "none", "--seed", "1"];
+        let arguments = [&["generate", "a cat", "-o", name, "--memory", memory], &size[..]];
+        let stderr = unwrong(folder.path(), &arguments.concat()).done().stderr;
+        (read(&folder.path().join(name)), stderr)
+    };
+    let (whole, stderr) = draw("whole.png", "4");
+    assert!(!stderr.contains("tiles"), "{stderr}");
+    let (tiled, stderr) = draw("tiled.png", "0.19");
+    assert!(stderr.contains("warning: the picture is decoded in overlapping tiles"), "{stderr}");
+    assert_eq!(tiled.size, whole.size);
+    let apart: u64 = whole.rgb.iter().zip(&tiled.rgb).map(|(a, b)| u64::from(a.abs_diff(*b))).sum();
+    let mean = apart as f64 / whole.rgb.len() as f64;
+    assert!(mean > 0.0 && mean < 12.0, "{mean} levels apart");
+}

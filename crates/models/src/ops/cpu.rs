@@ -3,12 +3,18 @@
 //! None of them has a backward, so an input that tracks gradients is an error here: a silent
 //! zero gradient is worse than a refusal.
 
+mod conv;
+mod doubled;
+
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Shape, Tensor};
 use unwrong_kernels as kernels;
 
-use super::{Activation, Affine, Product, Window};
+use super::{Activation, Affine, GroupNorm, Product};
 use crate::error::{Error, Result};
 use crate::files::{Dtype, FrozenWeight};
+
+pub(super) use self::conv::conv2d;
+pub(super) use self::doubled::doubled_half;
 
 /// How the frozen part of a product is summed.
 #[derive(Clone, Copy)]
@@ -66,44 +72,6 @@ pub(super) fn linear(
     })
 }
 
-pub(super) fn conv2d(
-    x: &Tensor,
-    product: Product<'_>,
-    window: Window,
-    per_image: Option<&Tensor>,
-    residual: Option<&Tensor>,
-) -> Result<Tensor> {
-    let bias = product.bias.map(FrozenWeight::values_f32);
-    let low_rank = product.adapter.map_or(&[][..], |adapter| &adapter.low_rank);
-    let conv = |weight| kernels::Conv {
-        weight,
-        kernel: window.kernel,
-        stride: window.stride,
-        padding: window.padding,
-        upsample: window.upsample,
-    };
-    run("conv2d", x, per_image, residual, |x, per_image, residual| {
-        let dims = [x.dims[0], x.dims[1], x.dims[2], x.dims[3]];
-        let epilogue = kernels::ConvEpilogue {
-            bias: bias.as_deref(),
-            per_image: per_image.map(|v| v.values),
-            residual: residual.map(|r| r.values),
-            accumulate: false,
-        };
-        let (mut y, out) =
-            kernels::conv2d(x.values, dims, &conv(matrix(product.weight)), &epilogue);
-        for term in low_rank {
-            let none = kernels::ConvEpilogue::default();
-            let (hidden, [b, h, w, _]) =
-                kernels::conv2d(x.values, dims, &conv(matrix(&term.down)), &none);
-            let plain = kernels::Epilogue::default();
-            let up = kernels::linear(&hidden, b * h * w, matrix(&term.up), &plain);
-            add_scaled(&mut y, &up, term.scale);
-        }
-        (y, out.to_vec())
-    })
-}
-
 pub(super) fn attention(
     q: &Tensor,
     k: &Tensor,
@@ -126,19 +94,14 @@ pub(super) fn attention(
     })
 }
 
-pub(super) fn group_norm(
-    x: &Tensor,
-    groups: usize,
-    affine: Affine<'_>,
-    silu: bool,
-) -> Result<Tensor> {
-    let (weight, bias) = (affine.weight.values_f32(), affine.bias.values_f32());
+pub(super) fn group_norm(x: &Tensor, norm: GroupNorm<'_>) -> Result<Tensor> {
+    let (weight, bias) = (norm.affine.weight.values_f32(), norm.affine.bias.values_f32());
     run("group_norm", x, None, None, |x, _, _| {
         let shape = [x.dims[0], x.dims[1], x.dims[2], x.dims[3]];
-        let eps = affine.eps as f32;
-        let norm = kernels::GroupNorm { groups, eps, weight: &weight, bias: &bias };
-        let y = kernels::group_norm(x.values, shape, &norm, silu);
-        (y, x.dims.to_vec())
+        let GroupNorm { groups, affine, silu } = norm;
+        let norm =
+            kernels::GroupNorm { groups, eps: affine.eps as f32, weight: &weight, bias: &bias };
+        (kernels::group_norm(x.values, shape, &norm, silu), x.dims.to_vec())
     })
 }
 

@@ -8,6 +8,7 @@
 //! transformer's token list.
 
 mod cpu;
+mod image;
 mod reference;
 
 use candle_core::{Device, Tensor};
@@ -15,6 +16,8 @@ use candle_core::{Device, Tensor};
 use crate::error::{Error, Result};
 use crate::files::FrozenWeight;
 use crate::lora::Adapter;
+
+pub use self::image::Image;
 
 /// Which implementation of the operations runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,24 +141,84 @@ impl Window {
     }
 }
 
-/// A convolution, plus a vector per image, plus a residual.
+/// A convolution and what is fused into it.
+#[derive(Clone, Copy)]
+pub struct Convolution<'a> {
+    /// Weight `[O, C, k, k]` and bias.
+    pub product: Product<'a>,
+    /// Its geometry.
+    pub window: Window,
+    /// Normalises what is read; the padding stays zero.
+    pub norm: Option<GroupNorm<'a>>,
+    /// `[B, O]`, added to every pixel.
+    pub per_image: Option<&'a Tensor>,
+}
+
+impl<'a> Convolution<'a> {
+    /// Nothing fused but the bias.
+    #[must_use]
+    pub fn plain(product: Product<'a>, window: Window) -> Self {
+        Self { product, window, norm: None, per_image: None }
+    }
+}
+
+/// A convolution, plus a residual, whose memory the result takes where nobody else holds it.
 ///
 /// # Shapes
-/// - `x`: `[B, H, W, C]`, `per_image`: `[B, O]`, `residual` and the result: `[B, H', W', O]`
+/// - `x`: `[B, H, W, C]`; `residual` and the result: `[B, H', W', O]`
 pub fn conv2d(
     ops: Ops,
-    x: &Tensor,
-    product: Product<'_>,
-    window: Window,
-    per_image: Option<&Tensor>,
-    residual: Option<&Tensor>,
-) -> Result<Tensor> {
+    x: &Image,
+    conv: &Convolution<'_>,
+    residual: Option<Image>,
+) -> Result<Image> {
     match ops {
-        Ops::Cpu | Ops::Quantized if plain(product) => {
-            cpu::conv2d(x, product, window, per_image, residual)
-        }
-        _ => reference::conv2d(x, product, window, per_image, residual),
+        Ops::Cpu | Ops::Quantized if plain(conv.product) => cpu::conv2d(x, conv, residual),
+        _ => reference::conv2d(x, conv, residual),
     }
+}
+
+/// The first half of a resnet whose input is a doubled and convolved image.
+#[derive(Clone, Copy)]
+pub struct DoubledHalf<'a> {
+    /// 3×3, on the doubled image.
+    pub upsampler: Product<'a>,
+    /// Of the upsampler's output.
+    pub norm: GroupNorm<'a>,
+    /// 3×3, after the norm.
+    pub conv: Product<'a>,
+    /// 1×1, on the upsampler's output.
+    pub shortcut: Product<'a>,
+}
+
+impl<'a> DoubledHalf<'a> {
+    fn upsampled(&self) -> Convolution<'a> {
+        Convolution::plain(self.upsampler, Window { upsample: true, ..Window::same(3) })
+    }
+}
+
+/// Both outputs of a [`DoubledHalf`], convolution and shortcut, without the image between.
+///
+/// Bands of `rows` rows (a multiple of 4) of that image are computed twice, once for the norm's
+/// statistics; the results have the bits of [`conv2d`] after [`conv2d`].
+///
+/// # Shapes
+/// - `x`: `[B, H, W, C]`; results: `[B, 2H, 2W, O]`
+pub fn doubled_half(
+    ops: Ops,
+    x: &Image,
+    half: &DoubledHalf<'_>,
+    rows: usize,
+) -> Result<(Image, Image)> {
+    let products = [half.upsampler, half.conv, half.shortcut];
+    if ops == Ops::Cpu && products.iter().all(|product| product.adapter.is_none()) {
+        return cpu::doubled_half(x, half, rows);
+    }
+    let image = conv2d(ops, x, &half.upsampled(), None)?;
+    let conv = Convolution::plain(half.conv, Window::same(3));
+    let hidden = conv2d(ops, &image, &Convolution { norm: Some(half.norm), ..conv }, None)?;
+    let shortcut = Convolution::plain(half.shortcut, Window::same(1));
+    Ok((hidden, conv2d(ops, &image, &shortcut, None)?))
 }
 
 /// Which keys a query may look at.
@@ -200,17 +263,22 @@ pub struct Affine<'a> {
     pub eps: f64,
 }
 
-/// Group normalisation of `[B, H, W, C]`, with SiLU after it when `silu`.
-pub fn group_norm(
-    ops: Ops,
-    x: &Tensor,
-    groups: usize,
-    affine: Affine<'_>,
-    silu: bool,
-) -> Result<Tensor> {
+/// A group normalisation.
+#[derive(Clone, Copy)]
+pub struct GroupNorm<'a> {
+    /// Groups of neighbouring channels that share mean and variance.
+    pub groups: usize,
+    /// After it.
+    pub affine: Affine<'a>,
+    /// `SiLU` at the end.
+    pub silu: bool,
+}
+
+/// Group normalisation of `[B, H, W, C]`.
+pub fn group_norm(ops: Ops, x: &Tensor, norm: GroupNorm<'_>) -> Result<Tensor> {
     match ops {
-        Ops::Cpu | Ops::Quantized => cpu::group_norm(x, groups, affine, silu),
-        Ops::Reference => reference::group_norm(x, groups, affine, silu),
+        Ops::Cpu | Ops::Quantized => cpu::group_norm(x, norm),
+        Ops::Reference => reference::group_norm(x, norm),
     }
 }
 

@@ -6,7 +6,7 @@
 
 use candle_core::{D, Device, Tensor};
 
-use super::{Activation, Affine, Mask, Product, Window};
+use super::{Activation, Affine, Convolution, GroupNorm, Image, Mask, Product};
 use crate::error::Result;
 use crate::files::FrozenWeight;
 use crate::lora::Adapter;
@@ -39,15 +39,14 @@ pub(super) fn linear(
     }
 }
 
-pub(super) fn conv2d(
-    x: &Tensor,
-    product: Product<'_>,
-    window: Window,
-    per_image: Option<&Tensor>,
-    residual: Option<&Tensor>,
-) -> Result<Tensor> {
+pub(super) fn conv2d(x: &Image, conv: &Convolution<'_>, residual: Option<Image>) -> Result<Image> {
+    let &Convolution { product, window, norm, per_image } = conv;
+    let x = match norm {
+        Some(norm) => group_norm(&x.to_tensor()?, norm)?,
+        None => x.to_tensor()?,
+    };
     let device = x.device();
-    let x = if window.upsample { upsample_2x(x)? } else { x.clone() };
+    let x = if window.upsample { upsample_2x(&x)? } else { x.clone() };
     let [top, bottom, left, right] = window.padding;
     let padded = x
         .permute((0, 3, 1, 2))?
@@ -77,10 +76,10 @@ pub(super) fn conv2d(
     if let Some(per_image) = per_image {
         y = y.broadcast_add(&per_image.unsqueeze(1)?.unsqueeze(1)?)?;
     }
-    match residual {
-        Some(residual) => Ok((y + residual)?),
-        None => Ok(y),
+    if let Some(residual) = residual {
+        y = (y + residual.into_tensor()?)?;
     }
+    Ok(y.into())
 }
 
 pub(super) fn attention(
@@ -109,12 +108,8 @@ pub(super) fn attention(
     Ok(output.transpose(1, 2)?.reshape((batch, tokens, width))?)
 }
 
-pub(super) fn group_norm(
-    x: &Tensor,
-    groups: usize,
-    affine: Affine<'_>,
-    silu: bool,
-) -> Result<Tensor> {
+pub(super) fn group_norm(x: &Tensor, norm: GroupNorm<'_>) -> Result<Tensor> {
+    let GroupNorm { groups, affine, silu } = norm;
     let (batch, height, width, channels) = x.dims4()?;
     let grouped = x.reshape((batch, height * width, groups, channels / groups))?;
     let mean = grouped.mean_keepdim((1, 3))?;

@@ -68,7 +68,7 @@ impl DownBlock {
     ) -> Result<Tensor> {
         let mut hidden = x.clone();
         for (i, resnet) in self.resnets.iter().enumerate() {
-            hidden = resnet.forward(run, &hidden, Some(embedding))?;
+            hidden = resnet.forward(run, hidden.into(), Some(embedding))?.into_tensor()?;
             if let Some(attention) = self.attentions.get(i) {
                 hidden = attention.forward(run, &hidden, prepared)?;
             }
@@ -119,9 +119,9 @@ impl MidBlock {
         embedding: &Tensor,
         prepared: &Prepared,
     ) -> Result<Tensor> {
-        let hidden = self.resnets[0].forward(run, x, Some(embedding))?;
+        let hidden = self.resnets[0].forward(run, x.into(), Some(embedding))?.into_tensor()?;
         let hidden = self.attention.forward(run, &hidden, prepared)?;
-        self.resnets[1].forward(run, &hidden, Some(embedding))
+        self.resnets[1].forward(run, hidden.into(), Some(embedding))?.into_tensor()
     }
 }
 
@@ -186,7 +186,7 @@ impl UpBlock {
             let skip = skips.pop().ok_or(Error::SkipsExhausted)?;
             hidden = Tensor::cat(&[&hidden, &skip], D::Minus1)?;
             drop(skip);
-            hidden = resnet.forward(run, &hidden, Some(embedding))?;
+            hidden = resnet.forward(run, hidden.into(), Some(embedding))?.into_tensor()?;
             if let Some(attention) = self.attentions.get(i) {
                 hidden = attention.forward(run, &hidden, prepared)?;
             }

@@ -9,6 +9,7 @@
 
 mod blocks;
 mod embedding;
+mod memory;
 mod transformer;
 
 use std::collections::HashMap;
@@ -210,8 +211,9 @@ impl Unet {
         }
 
         // Out.
-        let hidden = self.conv_norm_out.group_silu(run, &hidden, self.config.norm_num_groups)?;
-        let noise_pred = self.conv_out.forward(run, &hidden)?;
+        let norm = self.conv_norm_out.group_silu(self.config.norm_num_groups);
+        let noise_pred = self.conv_out.normed(run, &hidden.into(), norm, None, None)?;
+        let noise_pred = noise_pred.into_tensor()?;
         run.observe("conv_out", &noise_pred);
         Ok(noise_pred)
     }

@@ -6,23 +6,34 @@
 //!
 //! Reference: diffusers 0.42.1 `AutoencoderKL`, compared block by block in `tests/parity.rs`.
 
+mod blocks;
+mod memory;
+#[cfg(test)]
+mod tests;
+mod tiles;
+
 use candle_core::{D, Tensor};
 
+use self::blocks::{DownBlock, MidBlock, Streaming, UpBlock};
+use self::memory::Sizes;
+pub use self::tiles::{Tiling, Work};
 use crate::error::Result;
 use crate::files::{VaeConfig, WeightPath, Weights};
-use crate::layers::{Conv, Linear, Norm, Resnet, ResnetShape, Run, Upsample};
-use crate::ops::{self, Mask, Window};
+use crate::layers::{Conv, Norm, Run};
 
 /// diffusers' VAE blocks normalise with this, whatever the config says.
 const EPS: f64 = 1e-6;
 /// `log(variance)` is clamped to this before use, as in diffusers.
 const LOG_VARIANCE: (f64, f64) = (-30.0, 20.0);
+/// Pixels to a latent, in both directions.
+const FACTOR: usize = 8;
 
 /// Decoder and encoder, with their weights where the file map has them.
 pub struct Vae {
     config: VaeConfig,
     encoder: Option<Encoder>,
     decoder: Decoder,
+    streaming: Streaming,
 }
 
 /// The encoder's answer: a normal distribution per latent value, not yet scaled.
@@ -42,7 +53,9 @@ impl Vae {
         } else {
             None
         };
-        Ok(Self { config: config.clone(), encoder, decoder: Decoder::load(&root, config)? })
+        let decoder = Decoder::load(&root, config)?;
+        let streaming = Streaming::DEFAULT;
+        Ok(Self { config: config.clone(), encoder, decoder, streaming })
     }
 
     /// The config it was built from.
@@ -53,11 +66,31 @@ impl Vae {
 
     /// Pixels in about −1…1 from scaled latents.
     ///
+    /// Images go one by one, so that a batch needs the memory of one.
+    ///
     /// # Shapes
     /// - `latents`: `[B, H/8, W/8, 4]`; result: `[B, H, W, 3]`
     pub fn decode(&self, run: &Run<'_>, latents: &Tensor) -> Result<Tensor> {
         let latents = (latents / self.config.scaling_factor)?;
-        self.decoder.forward(run, &latents, self.config.norm_num_groups)
+        one_by_one(&latents, |latents| {
+            self.decoder.forward(run, latents, self.config.norm_num_groups, self.streaming)
+        })
+    }
+
+    /// [`Vae::decode`] as planned: whole, or in overlapping tiles whose seams are blended.
+    ///
+    /// Tiles are close to the whole, not equal: every tile has its own statistics.
+    pub fn decode_as(&self, run: &Run<'_>, latents: &Tensor, tiling: Tiling) -> Result<Tensor> {
+        tiling.run(latents, FACTOR, 1, |tile| self.decode(run, tile))
+    }
+
+    /// How to decode latents of this height and width within `budget` bytes, and what it takes.
+    ///
+    /// Whole where that fits, else the largest tiles that do; the smallest may not.
+    #[must_use]
+    pub fn plan_decode(&self, [height, width]: [usize; 2], budget: Option<u64>) -> Work {
+        let sizes = Sizes { config: &self.config, streaming: self.streaming };
+        Work::plan([height, width], budget, |height, width| sizes.decode(height, width))
     }
 
     /// The distribution of latents of pixels in −1…1; multiply by `scaling_factor` to use them.
@@ -65,13 +98,45 @@ impl Vae {
     /// # Shapes
     /// - `pixels`: `[B, H, W, 3]`
     pub fn encode(&self, run: &Run<'_>, pixels: &Tensor) -> Result<Posterior> {
+        self.posterior(&self.moments(run, pixels)?)
+    }
+
+    /// [`Vae::encode`] as planned; tiles are blended before mean and deviation are told apart.
+    pub fn encode_as(&self, run: &Run<'_>, pixels: &Tensor, tiling: Tiling) -> Result<Posterior> {
+        self.posterior(&tiling.run(pixels, 1, FACTOR, |tile| self.moments(run, tile))?)
+    }
+
+    /// How to encode pixels for latents of this height and width, as [`Vae::plan_decode`].
+    #[must_use]
+    pub fn plan_encode(&self, [height, width]: [usize; 2], budget: Option<u64>) -> Work {
+        let sizes = Sizes { config: &self.config, streaming: self.streaming };
+        Work::plan([height, width], budget, |height, width| sizes.encode(height, width))
+    }
+
+    fn moments(&self, run: &Run<'_>, pixels: &Tensor) -> Result<Tensor> {
         let encoder = self.encoder.as_ref().ok_or(crate::error::Error::NoEncoder)?;
-        let moments = encoder.forward(run, pixels, self.config.norm_num_groups)?;
+        one_by_one(pixels, |pixels| encoder.forward(run, pixels, self.config.norm_num_groups))
+    }
+
+    fn posterior(&self, moments: &Tensor) -> Result<Posterior> {
         let channels = self.config.latent_channels;
         let mean = moments.narrow(D::Minus1, 0, channels)?.contiguous()?;
         let log_variance = moments.narrow(D::Minus1, channels, channels)?;
         let std = (log_variance.clamp(LOG_VARIANCE.0, LOG_VARIANCE.1)? * 0.5)?.exp()?;
         Ok(Posterior { mean, std })
+    }
+}
+
+/// Runs a network on every image of a batch by itself.
+fn one_by_one(batch: &Tensor, network: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Tensor> {
+    match batch.dim(0)? {
+        1 => network(batch),
+        images => {
+            let outputs: Vec<_> = (0..images)
+                .map(|image| network(&batch.narrow(0, image, 1)?))
+                .collect::<Result<_>>()?;
+            Ok(Tensor::cat(&outputs, 0)?)
+        }
     }
 }
 
@@ -107,19 +172,27 @@ impl Decoder {
         })
     }
 
-    fn forward(&self, run: &Run<'_>, latents: &Tensor, groups: usize) -> Result<Tensor> {
+    fn forward(
+        &self,
+        run: &Run<'_>,
+        latents: &Tensor,
+        groups: usize,
+        streaming: Streaming,
+    ) -> Result<Tensor> {
         let latents = match &self.post_quant_conv {
             Some(conv) => &conv.forward(run, latents)?,
             None => latents,
         };
-        let mut hidden = self.conv_in.forward(run, latents)?;
-        run.observe("decoder.conv_in", &hidden);
-        hidden = self.mid_block.forward(run, &hidden, groups)?;
+        let mut hidden = self.conv_in.image(run, &latents.into())?;
+        run.observe_image("decoder.conv_in", &hidden)?;
+        hidden = self.mid_block.forward(run, hidden, groups)?;
+        let mut upsampler = None;
         for block in &self.up_blocks {
-            hidden = block.forward(run, &hidden)?;
+            hidden = block.forward(run, hidden, upsampler, streaming)?;
+            upsampler = block.upsampler.as_ref();
         }
-        hidden = self.conv_norm_out.group_silu(run, &hidden, groups)?;
-        let pixels = self.conv_out.forward(run, &hidden)?;
+        let norm = self.conv_norm_out.group_silu(groups);
+        let pixels = self.conv_out.normed(run, &hidden, norm, None, None)?.into_tensor()?;
         run.observe("decoder.conv_out", &pixels);
         Ok(pixels)
     }
@@ -158,175 +231,18 @@ impl Encoder {
     }
 
     fn forward(&self, run: &Run<'_>, pixels: &Tensor, groups: usize) -> Result<Tensor> {
-        let mut hidden = self.conv_in.forward(run, pixels)?;
-        run.observe("encoder.conv_in", &hidden);
+        let mut hidden = self.conv_in.image(run, &pixels.into())?;
+        run.observe_image("encoder.conv_in", &hidden)?;
         for block in &self.down_blocks {
-            hidden = block.forward(run, &hidden)?;
+            hidden = block.forward(run, hidden)?;
         }
-        hidden = self.mid_block.forward(run, &hidden, groups)?;
-        hidden = self.conv_norm_out.group_silu(run, &hidden, groups)?;
-        let moments = self.conv_out.forward(run, &hidden)?;
+        hidden = self.mid_block.forward(run, hidden, groups)?;
+        let norm = self.conv_norm_out.group_silu(groups);
+        let moments = self.conv_out.normed(run, &hidden, norm, None, None)?.into_tensor()?;
         run.observe("encoder.conv_out", &moments);
         match &self.quant_conv {
             Some(conv) => conv.forward(run, &moments),
             None => Ok(moments),
         }
     }
-}
-
-struct DownBlock {
-    resnets: Vec<Resnet>,
-    downsampler: Option<(String, Conv)>,
-}
-
-impl DownBlock {
-    fn load(weights: &WeightPath, config: &VaeConfig, level: usize) -> Result<Self> {
-        let channels = config.block_out_channels[level];
-        let before = config.block_out_channels[level.saturating_sub(1)];
-        let resnets = weights.path("resnets");
-        Ok(Self {
-            resnets: (0..config.layers_per_block)
-                .map(|i| {
-                    let inputs = if i == 0 { before } else { channels };
-                    Resnet::load(&resnets.path(i), resnet_shape(config, inputs, channels))
-                })
-                .collect::<Result<_>>()?,
-            downsampler: if level + 1 == config.block_out_channels.len() {
-                None
-            } else {
-                let path = weights.path("downsamplers").path(0);
-                // One row below and one column to the right, unlike the UNet's.
-                let padding = [0, 1, 0, 1];
-                let window = Window { stride: 2, padding, ..Window::same(3) };
-                let conv = Conv::with_window(&path.path("conv"), channels, channels, window)?;
-                Some((path.name().to_owned(), conv))
-            },
-        })
-    }
-
-    fn forward(&self, run: &Run<'_>, x: &Tensor) -> Result<Tensor> {
-        let mut hidden = x.clone();
-        for resnet in &self.resnets {
-            hidden = resnet.forward(run, &hidden, None)?;
-        }
-        if let Some((name, downsampler)) = &self.downsampler {
-            hidden = downsampler.forward(run, &hidden)?;
-            run.observe(name, &hidden);
-        }
-        Ok(hidden)
-    }
-}
-
-struct UpBlock {
-    resnets: Vec<Resnet>,
-    upsampler: Option<(String, Upsample)>,
-}
-
-impl UpBlock {
-    /// `index` counts from the lowest resolution up.
-    fn load(weights: &WeightPath, config: &VaeConfig, index: usize) -> Result<Self> {
-        let levels = config.block_out_channels.len();
-        let level = levels - 1 - index;
-        let channels = config.block_out_channels[level];
-        let below = config.block_out_channels[(level + 1).min(levels - 1)];
-        let resnets = weights.path("resnets");
-        Ok(Self {
-            resnets: (0..=config.layers_per_block)
-                .map(|i| {
-                    let inputs = if i == 0 { below } else { channels };
-                    Resnet::load(&resnets.path(i), resnet_shape(config, inputs, channels))
-                })
-                .collect::<Result<_>>()?,
-            upsampler: if level == 0 {
-                None
-            } else {
-                let path = weights.path("upsamplers").path(0);
-                Some((path.name().to_owned(), Upsample::load(&path, channels)?))
-            },
-        })
-    }
-
-    fn forward(&self, run: &Run<'_>, x: &Tensor) -> Result<Tensor> {
-        let mut hidden = x.clone();
-        for resnet in &self.resnets {
-            hidden = resnet.forward(run, &hidden, None)?;
-        }
-        if let Some((name, upsampler)) = &self.upsampler {
-            hidden = upsampler.forward(run, &hidden)?;
-            run.observe(name, &hidden);
-        }
-        Ok(hidden)
-    }
-}
-
-struct MidBlock {
-    resnets: [Resnet; 2],
-    attention: Option<Attention>,
-}
-
-impl MidBlock {
-    fn load(weights: &WeightPath, config: &VaeConfig, channels: usize) -> Result<Self> {
-        let shape = resnet_shape(config, channels, channels);
-        let resnets = weights.path("resnets");
-        Ok(Self {
-            resnets: [
-                Resnet::load(&resnets.path(0), shape)?,
-                Resnet::load(&resnets.path(1), shape)?,
-            ],
-            attention: if config.mid_block_add_attention {
-                Some(Attention::load(&weights.path("attentions").path(0), channels)?)
-            } else {
-                None
-            },
-        })
-    }
-
-    fn forward(&self, run: &Run<'_>, x: &Tensor, groups: usize) -> Result<Tensor> {
-        let mut hidden = self.resnets[0].forward(run, x, None)?;
-        if let Some(attention) = &self.attention {
-            hidden = attention.forward(run, &hidden, groups)?;
-        }
-        self.resnets[1].forward(run, &hidden, None)
-    }
-}
-
-/// Attention of every pixel to every pixel, one head as wide as the channels.
-struct Attention {
-    name: String,
-    group_norm: Norm,
-    to_q: Linear,
-    to_k: Linear,
-    to_v: Linear,
-    to_out: Linear,
-}
-
-impl Attention {
-    fn load(weights: &WeightPath, channels: usize) -> Result<Self> {
-        let linear = |path: WeightPath| Linear::load(&path, &[channels, channels]);
-        Ok(Self {
-            name: weights.name().to_owned(),
-            group_norm: Norm::load(&weights.path("group_norm"), channels, EPS)?,
-            to_q: linear(weights.path("to_q"))?,
-            to_k: linear(weights.path("to_k"))?,
-            to_v: linear(weights.path("to_v"))?,
-            to_out: linear(weights.path("to_out").path(0))?,
-        })
-    }
-
-    fn forward(&self, run: &Run<'_>, x: &Tensor, groups: usize) -> Result<Tensor> {
-        let (batch, height, width, channels) = x.dims4()?;
-        let tokens = (batch, height * width, channels);
-        let normal = self.group_norm.group(run, x, groups)?.reshape(tokens)?;
-        let query = self.to_q.forward(run, &normal)?;
-        let key = self.to_k.forward(run, &normal)?;
-        let value = self.to_v.forward(run, &normal)?;
-        let mixed = ops::attention(run.ops, &query, &key, &value, 1, Mask::None)?;
-        let output = self.to_out.onto(run, &mixed, &x.reshape(tokens)?)?.reshape(x.shape())?;
-        run.observe(&self.name, &output);
-        Ok(output)
-    }
-}
-
-fn resnet_shape(config: &VaeConfig, inputs: usize, outputs: usize) -> ResnetShape {
-    ResnetShape { inputs, outputs, groups: config.norm_num_groups, eps: EPS, embedding: None }
 }

@@ -1,0 +1,90 @@
+//! Convolutions, with a norm folded into the reads and the residual in place.
+
+use unwrong_kernels as kernels;
+
+use super::{add_scaled, matrix};
+use crate::error::{Error, Result};
+use crate::files::FrozenWeight;
+use crate::ops::{Convolution, GroupNorm, Image, Window};
+
+pub(in crate::ops) fn conv2d(
+    x: &Image,
+    conv: &Convolution<'_>,
+    residual: Option<Image>,
+) -> Result<Image> {
+    let bias = conv.product.bias.map(FrozenWeight::values_f32);
+    let per_image = match conv.per_image {
+        Some(tensor) if tensor.track_op() => return Err(Error::NoBackward { op: "conv2d" }),
+        Some(tensor) => Some(tensor.flatten_all()?.to_vec1::<f32>()?),
+        None => None,
+    };
+    x.read("conv2d", |values, dims| {
+        let factors = conv.norm.map(|norm| Norm::of(norm).factors(values, dims));
+        let fold = factors.as_ref().zip(conv.norm).map(|(f, norm)| f.fold(norm.silu));
+        let epilogue = kernels::ConvEpilogue {
+            bias: bias.as_deref(),
+            per_image: per_image.as_deref(),
+            ..Default::default()
+        };
+        let layer = layer(conv.window, matrix(conv.product.weight));
+        let run = |epilogue: &kernels::ConvEpilogue<'_>| {
+            kernels::conv2d_folded(values, dims, &layer, fold.as_ref(), epilogue)
+        };
+        let (mut y, shape) = match residual.map(Image::into_owned) {
+            None => run(&epilogue),
+            Some(Ok((mut onto, shape))) => {
+                let epilogue = kernels::ConvEpilogue { accumulate: true, ..epilogue };
+                kernels::conv2d_into(&mut onto, values, dims, &layer, fold.as_ref(), &epilogue);
+                (onto, shape)
+            }
+            Some(Err(shared)) => shared.read("conv2d", |residual, _| {
+                run(&kernels::ConvEpilogue { residual: Some(residual), ..epilogue })
+            })?,
+        };
+        let low_rank = conv.product.adapter.map_or(&[][..], |adapter| &adapter.low_rank);
+        for term in low_rank {
+            let none = kernels::ConvEpilogue::default();
+            let down = self::layer(conv.window, matrix(&term.down));
+            let (hidden, [b, h, w, _]) =
+                kernels::conv2d_folded(values, dims, &down, fold.as_ref(), &none);
+            let plain = kernels::Epilogue::default();
+            let up = kernels::linear(&hidden, b * h * w, matrix(&term.up), &plain);
+            add_scaled(&mut y, &up, term.scale);
+        }
+        Ok(Image::owned(y, shape))
+    })?
+}
+
+fn layer(window: Window, weight: kernels::Matrix<'_>) -> kernels::Conv<'_> {
+    let Window { kernel, stride, padding, upsample } = window;
+    kernels::Conv { weight, kernel, stride, padding, upsample }
+}
+
+/// A group norm with its numbers widened.
+pub(super) struct Norm {
+    groups: usize,
+    eps: f32,
+    weight: Vec<f32>,
+    bias: Vec<f32>,
+}
+
+impl Norm {
+    pub(super) fn of(norm: GroupNorm<'_>) -> Self {
+        let affine = norm.affine;
+        Self {
+            groups: norm.groups,
+            eps: affine.eps as f32,
+            weight: affine.weight.values_f32(),
+            bias: affine.bias.values_f32(),
+        }
+    }
+
+    pub(super) fn kernel(&self) -> kernels::GroupNorm<'_> {
+        let Self { groups, eps, weight, bias } = self;
+        kernels::GroupNorm { groups: *groups, eps: *eps, weight, bias }
+    }
+
+    fn factors(&self, values: &[f32], dims: [usize; 4]) -> kernels::Factors {
+        self.kernel().factors(values, dims)
+    }
+}

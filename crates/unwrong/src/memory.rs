@@ -1,0 +1,135 @@
+//! How much memory is free, and whether a picture fits into it.
+//!
+//! Weights lie in file maps, which the system takes back where it must; what counts is the
+//! activations. Without `memory` in [`Options`](crate::Options) they may take what is free.
+
+use std::fs;
+
+use unwrong_models::unet::Unet;
+use unwrong_models::vae::{Tiling, Work};
+
+use crate::denoiser::is_guided;
+use crate::error::{Error, Result};
+use crate::pipeline::{Pipeline, VAE_FACTOR};
+use crate::plan::Plan;
+use crate::request::Size;
+
+/// Bytes that this process may still take: what the system calls available, or what is left of
+/// its control group's limit. Unknown outside Linux.
+#[must_use]
+pub fn free() -> Option<u64> {
+    let read = |path: &str| fs::read_to_string(path).ok();
+    let system = read("/proc/meminfo").and_then(|text| available(&text));
+    let group = [
+        ["memory.max", "memory.current", "memory.stat"]
+            .map(|name| format!("/sys/fs/cgroup/{name}")),
+        ["memory.limit_in_bytes", "memory.usage_in_bytes", "memory.stat"]
+            .map(|name| format!("/sys/fs/cgroup/memory/{name}")),
+    ];
+    let groups = group.iter().filter_map(|[limit, used, stat]| {
+        left_of_group(&read(limit)?, &read(used)?, &read(stat).unwrap_or_default())
+    });
+    system.into_iter().chain(groups).min()
+}
+
+/// Reads `MemAvailable:    123456 kB`.
+fn available(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kilobytes.checked_mul(1024)
+}
+
+/// A limit of `max` is none. Cached files count as used, and make room when asked to.
+fn left_of_group(limit: &str, used: &str, stat: &str) -> Option<u64> {
+    let number = |text: &str| text.trim().parse::<u64>().ok();
+    let cached = ["inactive_file", "active_file"].iter().filter_map(|name| {
+        let line = stat.lines().find(|line| line.split(' ').next() == Some(name))?;
+        number(line.split(' ').nth(1)?)
+    });
+    let used = number(used)?.saturating_sub(cached.sum());
+    Some(number(limit)?.saturating_sub(used))
+}
+
+impl Pipeline {
+    /// What activations may take now, in bytes; absent where nobody knows.
+    ///
+    /// Refuses a picture whose steps, or whose decode in the smallest tiles, need more.
+    pub(crate) fn budget<'a>(&self, plans: impl Iterator<Item = &'a Plan>) -> Result<Option<u64>> {
+        let Some(budget) = self.memory.or_else(free) else { return Ok(None) };
+        let refiner = self.refiner.as_ref().map(|refiner| &refiner.unet);
+        for plan in plans {
+            let steps = [Some(&self.base.unet), refiner].into_iter().flatten();
+            let steps = steps.map(|unet| ("a step", step_bytes(unet, plan)));
+            let decode = ("decoding", self.plan_decode(plan.size, Some(budget)).bytes);
+            for (what, needs) in steps.chain([decode]) {
+                if needs > budget {
+                    return Err(Error::NotEnoughMemory { what, size: plan.size, needs, budget });
+                }
+            }
+        }
+        Ok(Some(budget))
+    }
+
+    /// How to decode a picture of this size.
+    pub(crate) fn plan_decode(&self, size: Size, budget: Option<u64>) -> Work {
+        self.vae.plan_decode(latents(size), budget)
+    }
+}
+
+/// What the user should know of a decode in tiles.
+pub(crate) fn tiling_warning(work: &Work, budget: Option<u64>) -> Option<String> {
+    let Tiling::Tiles { side } = work.tiling else { return None };
+    Some(format!(
+        "the picture is decoded in overlapping tiles of {} pixels, so tones may differ a little \
+         between them: at once it would take {}, and {} may be used",
+        side as u32 * VAE_FACTOR,
+        gigabytes(work.whole_bytes),
+        gigabytes(budget.unwrap_or_default()),
+    ))
+}
+
+/// `1.43 GB`, of 10⁹ bytes.
+pub(crate) fn gigabytes(bytes: u64) -> String {
+    format!("{:.2} GB", bytes as f64 / 1e9)
+}
+
+fn step_bytes(unet: &Unet, plan: &Plan) -> u64 {
+    let batch = if is_guided(plan.guidance_scale) { 2 } else { 1 };
+    // A chunk of 75 tokens is seldom less than 150 bytes; keys are a small part of the whole.
+    let tokens = 77 * (1 + plan.prompt.len() / 150);
+    unet.bytes(batch, latents(plan.size), tokens)
+}
+
+fn latents(size: Size) -> [usize; 2] {
+    [size.height, size.width].map(|side| (side / VAE_FACTOR) as usize)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn available_memory_is_read_in_bytes() {
+        let meminfo = "MemTotal:  9000 kB\nMemFree:  100 kB\nMemAvailable:    2048 kB\n";
+        assert_eq!(available(meminfo), Some(2 * 1024 * 1024));
+        assert_eq!(available("MemTotal:  9000 kB\n"), None);
+    }
+
+    #[test]
+    fn a_control_group_leaves_its_limit_less_what_cannot_go() {
+        let stat = "anon 700\nfile 250\ninactive_file 200\nactive_file 50\n";
+        assert_eq!(left_of_group("2000\n", "1000\n", stat), Some(1250));
+        assert_eq!(left_of_group("max\n", "1000\n", stat), None);
+        assert_eq!(left_of_group("500\n", "1000\n", ""), Some(0));
+    }
+
+    #[test]
+    fn tiles_are_explained_and_the_whole_is_not() {
+        let work = |tiling| Work { tiling, bytes: 1_900_000_000, whole_bytes: 5_400_000_000 };
+        assert_eq!(tiling_warning(&work(Tiling::Whole), None), None);
+        let tiles = work(Tiling::Tiles { side: 128 });
+        let warning = tiling_warning(&tiles, Some(2_000_000_000)).expect("there are tiles");
+        assert!(warning.contains("tiles of 1024 pixels"), "{warning}");
+        assert!(warning.contains("5.40 GB, and 2.00 GB may be used"), "{warning}");
+    }
+}
