@@ -18,7 +18,7 @@ use crate::buffer::{Shared, with_scratch};
 use crate::isa::{Isa, per_isa};
 use crate::pack::{PANEL, packed_len};
 use crate::parallel;
-use crate::simd::{LANES, Simd};
+use crate::simd::{LANES, Simd, prefetch_far};
 
 /// Longest depth block. A panel of it (24 KB) is read from the first-level cache.
 const DEPTH_BLOCK: usize = 384;
@@ -78,6 +78,11 @@ pub(crate) trait Left: Sync {
         reads: usize,
         scratch: &'a mut [f32],
     ) -> (&'a [f32], usize);
+
+    /// Where `rows` will read, if it is known and not too far from memory's order.
+    fn next_rows(&self, _rows: Range<usize>, _units: &Range<usize>) -> NextRows<'_> {
+        NextRows::default()
+    }
 }
 
 /// The weight of a product.
@@ -176,6 +181,7 @@ pub(crate) unsafe fn multiply<L: Left, R: Right>(
             while row < rows.end {
                 let block = row..rows.end.min(row + ROW_BLOCK);
                 let (a, a_stride) = left.rows(block.clone(), units.clone(), reads, copied);
+                let next = left.next_rows(block.end..rows.end.min(block.end + ROW_BLOCK), &units);
                 let local = row - rows.start..block.end - rows.start;
                 let c = target.start + local.start * target.stride;
                 let product = Product {
@@ -188,6 +194,7 @@ pub(crate) unsafe fn multiply<L: Left, R: Right>(
                     c: target.memory.at(c),
                     c_stride: target.stride,
                     accumulate: target.add || units.start > 0,
+                    next,
                 };
                 product.check(target.memory.after(c));
                 // SAFETY: `check` has seen that all of it is in bounds; ours alone by the caller.
@@ -215,7 +222,35 @@ pub(crate) struct Product<'a> {
     pub(crate) c_stride: usize,
     /// Add to what is there, or replace it.
     pub(crate) accumulate: bool,
+    /// What will be read next, to be fetched meanwhile.
+    pub(crate) next: NextRows<'a>,
 }
+
+/// Rows that the next product will read: their numbers lie at `start` and every `stride` on.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct NextRows<'a> {
+    pub(crate) x: &'a [f32],
+    pub(crate) start: usize,
+    pub(crate) stride: usize,
+    pub(crate) rows: usize,
+    pub(crate) depth: usize,
+}
+
+impl NextRows<'_> {
+    /// Asks for the lines that belong to parts `first` and the `count` from there on, of `parts`.
+    #[inline(always)]
+    fn prefetch(&self, first: usize, count: usize, parts: usize) {
+        let lines = self.depth.div_ceil(LINE);
+        let all = self.rows * lines;
+        for line in first * all / parts..(first + count) * all / parts {
+            let number = self.start + line / lines * self.stride + line % lines * LINE;
+            prefetch_far(self.x.as_ptr().wrapping_add(number));
+        }
+    }
+}
+
+/// Numbers of a cache line.
+const LINE: usize = 16;
 
 impl Product<'_> {
     /// Panics unless operands and result (`room` numbers at `c`) are large enough.
@@ -243,12 +278,14 @@ pub(crate) unsafe fn multiply_block(isa: Isa, product: &Product<'_>) {
 /// Only [`multiply_block`] calls this, under its contract.
 #[inline(always)]
 fn multiply_body<S: Simd>(s: S, p: &Product<'_>) {
+    let panels = p.columns.div_ceil(PANEL);
     for first in (0..p.columns).step_by(PANEL) {
         let width = PANEL.min(p.columns - first);
         let panel = &p.panels[first * p.depth..];
         let mut row = 0;
         while row < p.rows {
             let height = S::TILE_ROWS.min(p.rows - row);
+            p.next.prefetch(first / PANEL * p.rows + row, height, panels * p.rows);
             let a = &p.a[row * p.a_stride..];
             // SAFETY: `row` and `first` are inside, see `multiply_block`.
             unsafe {
@@ -412,5 +449,10 @@ impl Left for Dense<'_> {
             copy.copy_from_slice(&self.x[start..start + depth]);
         }
         (scratch, depth)
+    }
+
+    fn next_rows(&self, rows: Range<usize>, units: &Range<usize>) -> NextRows<'_> {
+        let start = rows.start * self.width + units.start;
+        NextRows { x: self.x, start, stride: self.width, rows: rows.len(), depth: units.len() }
     }
 }

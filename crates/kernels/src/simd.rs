@@ -109,6 +109,19 @@ pub(crate) fn padded(tail: &[f32]) -> [f32; LANES] {
     out
 }
 
+/// As [`prefetch`], no nearer than the second-level cache.
+#[inline(always)]
+pub(crate) fn prefetch_far(address: *const f32) {
+    // SAFETY: a hint that faults nowhere.
+    #[cfg(target_arch = "x86_64")]
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T1>(address.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
+}
+
 /// Asks for the cache line of an address, which may be anywhere; only speed depends on it.
 #[inline(always)]
 pub(crate) fn prefetch(address: *const f32) {

@@ -22,7 +22,7 @@ use std::ops::Range;
 
 use crate::buffer::{Output, Shared, with_scratch};
 use crate::conv::{Conv, Fold};
-use crate::gemm::{Depth, Product, multiply_block};
+use crate::gemm::{Depth, NextRows, Product, multiply_block};
 use crate::isa::{Isa, per_isa};
 use crate::linear::Finish;
 use crate::math::{Activation, apply};
@@ -265,6 +265,7 @@ impl Winograd<'_> {
                                 c: sums[c..].as_mut_ptr(),
                                 c_stride: width,
                                 accumulate: units.start > 0,
+                                next: NextRows::default(),
                             };
                             product.check(sums.len() - c);
                             // SAFETY: `check` has seen that it fits; the sums are ours.
