@@ -1,6 +1,6 @@
 """One row of the bench in stable-diffusion.cpp, in this process and nothing else.
 
-    python parity/bench_sdcpp.py unet --model full-size --size 512x512
+    python parity/bench_sdcpp.py unet --model base.safetensors --size 512x512
 
 Prints one line of JSON with the fields of `unwrong bench --json`. The library only makes whole pictures, so the row
 is timed by what it says on its way, and the process ends as soon as the row is done; the peaks of `vae-decode` are
@@ -60,7 +60,7 @@ def main():
     memory = Memory()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("row", choices=[*ROWS])
-    parser.add_argument("--model", type=Path, required=True, help="a folder with base/")
+    parser.add_argument("--model", type=Path, required=True, help="a base in one file: it takes a folder for SD 1.5")
     parser.add_argument("--size", default="1024x1024", metavar="WxH")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--verbose", action="store_true", help="what the library says, on standard error")
@@ -75,11 +75,15 @@ def main():
             os.write(2, text.encode())
         clock.hears(text)
 
+    sd.sd_set_log_callback(log, ctypes.c_void_p(0))
     decodes = arguments.row != "vae-encode"
     network = sd.StableDiffusion(
-        model_path=str(arguments.model / "base"), n_threads=arguments.threads, vae_decode_only=decodes, verbose=False
+        model_path=str(arguments.model),
+        n_threads=arguments.threads,
+        vae_decode_only=decodes,
+        # Else it takes our own output away, too.
+        verbose=True,
     )
-    sd.sd_set_log_callback(log, ctypes.c_void_p(0))
     network.generate_image(
         prompt="a red apple on a wooden table",
         negative_prompt="blurry, flat",

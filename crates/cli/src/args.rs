@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use unwrong::picture::Quality;
 use unwrong::request::{
-    Crop, GenerateRequest, LongPrompt, LoraRequest, NoiseKind, SchedulerName, Size, Syntax,
+    Crop, GenerateRequest, LongPrompt, LoraRequest, NoiseKind, SchedulerName, Size, Syntax, Weights,
 };
 
 /// Pictures from prompts with SDXL, and what the wrong-LoRA does to them.
@@ -169,6 +169,10 @@ pub(crate) struct SamplingArgs {
     /// Beyond 75 tokens: pad (more chunks), truncate [default: pad].
     #[arg(long, value_name = "NAME")]
     pub(crate) long_prompt: Option<LongPrompt>,
+    /// How the UNets compute: native (f32), int8 (linear layers in integers: faster, almost the
+    /// same picture) [default: native].
+    #[arg(long, value_name = "NAME")]
+    pub(crate) weights: Option<Weights>,
 
     /// Tell the model of another original size [default: the size].
     #[arg(long, value_name = "WxH", help_heading = "Size conditioning")]
@@ -250,6 +254,9 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_name = "N", default_value_t = 1,
         value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) runs: u16,
+    /// How the UNets compute: native, int8 [default: native].
+    #[arg(long, value_name = "NAME")]
+    pub(crate) weights: Option<Weights>,
     /// One JSON object on standard output.
     #[arg(long)]
     pub(crate) json: bool,
@@ -332,6 +339,7 @@ impl BenchArgs {
             seed: Some(0),
             steps: Some(3),
             size: self.size,
+            weights: self.weights,
             ..GenerateRequest::new("a red apple on a wooden table")
         };
         self.models.over(request)
@@ -355,7 +363,7 @@ impl SamplingArgs {
     fn over(&self, mut request: GenerateRequest) -> GenerateRequest {
         overwrite!(request,
             self => negative_prompt, seed, steps, guidance_scale, size, scheduler, high_noise_fraction;
-            self => noise, syntax, long_prompt;
+            self => noise, syntax, long_prompt, weights;
             self => original_size, crop, target_size;
             self => negative_original_size, negative_crop, negative_target_size;
             self => aesthetic_score, negative_aesthetic_score;

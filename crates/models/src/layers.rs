@@ -33,6 +33,11 @@ impl<'a> Run<'a> {
         Self { ops, adapters, observer: None }
     }
 
+    /// The same run without what is not exact.
+    pub(crate) fn exact(&self) -> Self {
+        Self { ops: self.ops.exact(), ..*self }
+    }
+
     /// Shows a block's output to the observer, if there is one.
     pub(crate) fn observe(&self, name: &str, output: &Tensor) {
         if let Some(observer) = self.observer {

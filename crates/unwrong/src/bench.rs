@@ -6,7 +6,7 @@
 use std::time::Instant;
 
 use candle_core::Tensor;
-use unwrong_models::lora::LayerAdapters;
+use unwrong_models::layers::Run;
 use unwrong_models::text_encoder::TokenRow;
 use unwrong_models::unet::Prepared;
 use unwrong_prompt::{CHUNK_TOKENS, Prompt};
@@ -67,23 +67,28 @@ impl Pipeline {
 
     /// Seconds of every timed run of a network, after one small run that touches its weights.
     ///
-    /// Of the request, the LoRA files count.
+    /// Of the request, the LoRA files and the weights count.
     pub fn bench(
         &self,
         network: Network,
         request: &GenerateRequest,
         case: Case,
     ) -> Result<Vec<f64>> {
+        self.check_weights(request)?;
+        let weights = request.weights.unwrap_or_default();
         let set = self.adapters(&self.completed(request)?)?;
         let adapters = &set.adapters;
         match network {
-            Network::Unet => self.bench_unet(&self.base, &adapters.unet, case),
+            Network::Unet => {
+                let run = self.unet_run(weights, &adapters.unet);
+                self.bench_unet(&self.base, &run, case)
+            }
             Network::RefinerUnet => {
                 let refiner = self.refiner.as_ref().ok_or_else(|| Error::Request {
                     problem: format!("`{}` has no refiner", self.model()),
                     hint: Some("name one with `--refiner`".to_owned()),
                 })?;
-                self.bench_unet(refiner, &self.none, case)
+                self.bench_unet(refiner, &self.unet_run(weights, &self.none), case)
             }
             Network::VaeDecode => self.bench_decode(case),
             Network::VaeEncode => self.bench_encode(case),
@@ -91,13 +96,12 @@ impl Pipeline {
         }
     }
 
-    fn bench_unet(&self, stage: &Stage, adapters: &LayerAdapters, case: Case) -> Result<Vec<f64>> {
-        let run = self.run(adapters);
-        let prepared = &self.invented_conditioning(stage, adapters, case.batch)?;
+    fn bench_unet(&self, stage: &Stage, run: &Run<'_>, case: Case) -> Result<Vec<f64>> {
+        let prepared = &self.invented_conditioning(stage, run, case.batch)?;
         let channels = stage.unet.config().in_channels;
         case.time(|size| {
             let latents = self.invented(&latents_of(size, case.batch, channels))?;
-            Ok(move || Ok(stage.unet.forward(&run, &latents, TIMESTEP, prepared)?))
+            Ok(move || Ok(stage.unet.forward(run, &latents, TIMESTEP, prepared)?))
         })
     }
 
@@ -105,7 +109,7 @@ impl Pipeline {
     fn invented_conditioning(
         &self,
         stage: &Stage,
-        adapters: &LayerAdapters,
+        run: &Run<'_>,
         batch: usize,
     ) -> Result<Prepared> {
         let config = stage.unet.config();
@@ -114,7 +118,7 @@ impl Pipeline {
         // Where it does not come out even, `prepare` says what does not fit.
         let ids = config.time_ids(width).unwrap_or_default();
         Ok(stage.unet.prepare(
-            &self.run(adapters),
+            run,
             &self.invented(&[batch, CHUNK_TOKENS, config.cross_attention_dim])?,
             &self.invented(&[batch, width])?,
             &self.invented(&[batch, ids])?,

@@ -84,6 +84,7 @@ impl Pipeline {
         let mut sets: Vec<Arc<AdapterSet>> = Vec::new();
         for request in requests {
             let complete = self.completed(request)?;
+            self.check_weights(&complete)?;
             let plans = Plan::expand(
                 &complete,
                 self.defaults(),
@@ -137,7 +138,10 @@ impl Pipeline {
             let set = Arc::clone(&job.adapters);
             let denoiser = GuidedUnet {
                 unet: &stage.unet,
-                run: self.run(if part == Part::Base { &set.adapters.unet } else { &self.none }),
+                run: self.unet_run(
+                    job.plan.weights,
+                    if part == Part::Base { &set.adapters.unet } else { &self.none },
+                ),
                 prepared: &prepared,
                 guidance_scale: job.plan.guidance_scale,
                 prediction_type: stage.scheduler.prediction_type,

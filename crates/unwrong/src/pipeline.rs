@@ -25,7 +25,7 @@ use crate::identity::{Identity, identify_lora};
 use crate::picture::EmbeddedLora;
 use crate::plan::Plan;
 use crate::recent::Recent;
-use crate::request::{GenerateRequest, LoraRequest, Size};
+use crate::request::{self, GenerateRequest, LoraRequest, Size};
 
 /// Pixels to a latent, in both directions: the VAE halves three times.
 pub(crate) const VAE_FACTOR: u32 = 8;
@@ -237,6 +237,30 @@ impl Pipeline {
 
     pub(crate) fn run<'a>(&self, adapters: &'a LayerAdapters) -> Run<'a> {
         Run::new(self.ops, adapters)
+    }
+
+    /// A run through a UNet, the only part that may be computed in integers.
+    pub(crate) fn unet_run<'a>(
+        &self,
+        weights: request::Weights,
+        adapters: &'a LayerAdapters,
+    ) -> Run<'a> {
+        match weights {
+            request::Weights::Native => self.run(adapters),
+            request::Weights::Int8 => Run::new(Ops::Quantized, adapters),
+        }
+    }
+
+    /// Refuses a request for arithmetic that these operations do not have.
+    pub(crate) fn check_weights(&self, request: &GenerateRequest) -> Result<()> {
+        if request.weights == Some(request::Weights::Int8) && self.ops != Ops::Cpu {
+            return Err(Error::Request {
+                problem: "`weights` is `int8`, which only our kernels on the CPU compute"
+                    .to_owned(),
+                hint: Some("leave `--weights` and `UNWRONG_OPS` out".to_owned()),
+            });
+        }
+        Ok(())
     }
 
     /// The encoders of a stage, with what the LoRA files do to each.

@@ -8,7 +8,7 @@ use unwrong_models::files::ModelDefaults;
 
 use crate::denoiser::is_guided;
 use crate::error::{Error, Result};
-use crate::request::{Crop, GenerateRequest, LongPrompt, NoiseKind, Size, Syntax};
+use crate::request::{Crop, GenerateRequest, LongPrompt, NoiseKind, Size, Syntax, Weights};
 
 /// diffusers' defaults where neither the user nor the model says anything.
 const STEPS: u32 = 50;
@@ -42,6 +42,8 @@ pub struct Plan {
     pub syntax: Syntax,
     /// What happens to a prompt of more than 75 tokens.
     pub long_prompt: LongPrompt,
+    /// How the UNets' weights enter the arithmetic.
+    pub weights: Weights,
     /// The request that makes this picture alone.
     pub alone: GenerateRequest,
 }
@@ -172,6 +174,7 @@ impl Plan {
                 noise: request.noise.unwrap_or_default(),
                 syntax: request.syntax.unwrap_or_default(),
                 long_prompt: request.long_prompt.unwrap_or_default(),
+                weights: request.weights.unwrap_or_default(),
                 alone,
             }
         };

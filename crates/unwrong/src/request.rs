@@ -120,6 +120,9 @@ pub struct GenerateRequest {
     /// What happens to a prompt of more than 75 tokens.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub long_prompt: Option<LongPrompt>,
+    /// How the UNets' weights enter the arithmetic.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weights: Option<Weights>,
 }
 
 impl GenerateRequest {
@@ -476,6 +479,18 @@ names! {
         Pad = "pad",
         /// The rest is dropped, with a warning.
         Truncate = "truncate",
+    }
+}
+
+names! {
+    /// How the UNets' weights enter the arithmetic.
+    Weights in "weights", expected "native, int8" {
+        /// As the file has them, in f32.
+        #[default]
+        Native = "native",
+        /// Rounded to integers in linear layers, and what they meet as well: faster, and
+        /// almost the same picture. LoRA branches stay f32.
+        Int8 = "int8",
     }
 }
 

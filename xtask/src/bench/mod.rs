@@ -44,7 +44,8 @@ pub(crate) fn bench(arguments: &[String]) -> Result<()> {
 /// Runs every variant of PyTorch once, so that the rounds need only the best one.
 fn choose_variants(options: &Options, places: &Places, results: &mut Results) -> Result<Variants> {
     let mut variants = Variants::default();
-    if !options.peers.contains(&Who::Torch) {
+    variants.given = options.variant;
+    if !options.peers.contains(&Who::Torch) || options.variant.is_some() {
         return Ok(variants);
     }
     for row in options.rows.iter().filter_map(|row| row.probe()) {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
 
-use super::rows::{ROWS, Row, Who};
+use super::rows::{ROWS, Row, VARIANTS, Variant, Who};
 
 /// For the usage of all commands.
 pub(crate) const USAGE: &str = "  \
@@ -12,6 +12,7 @@ pub(crate) const USAGE: &str = "  \
              [--rows A,B]       some rows (default: all; a wrong name lists them)
              [--rounds N]       how often; medians count (default: 3)
              [--peers A,B]      torch, sdcpp, or none (default: torch,sdcpp)
+             [--variant NAME]   PyTorch's default, channels_last or compile, without choosing
              [--model DIR]      the random full-size model, made if missing (default: full-size)
              [--json FILE]      where every single number goes (default: target/bench/bench.jsonl)
              [--python PYTHON]  one that has parity/requirements.txt; else a new .venv is made
@@ -23,6 +24,8 @@ pub(super) struct Options {
     pub(super) rows: Vec<&'static Row>,
     pub(super) rounds: u32,
     pub(super) peers: Vec<Who>,
+    /// The only one of PyTorch's variants; else the best is chosen.
+    pub(super) variant: Option<&'static Variant>,
     pub(super) model: Option<PathBuf>,
     pub(super) json: Option<PathBuf>,
     pub(super) python: Option<PathBuf>,
@@ -35,6 +38,7 @@ impl Options {
             rows: ROWS.iter().collect(),
             rounds: 3,
             peers: vec![Who::Torch, Who::Sdcpp],
+            variant: None,
             model: None,
             json: None,
             python: None,
@@ -47,6 +51,7 @@ impl Options {
                 "--rows" => options.rows = list(value()?, row)?,
                 "--rounds" => options.rounds = rounds(value()?)?,
                 "--peers" => options.peers = peers(value()?)?,
+                "--variant" => options.variant = Some(variant(value()?)?),
                 "--model" => options.model = Some(value()?.into()),
                 "--json" => options.json = Some(value()?.into()),
                 "--python" => options.python = Some(value()?.into()),
@@ -66,6 +71,12 @@ fn row(name: &str) -> Result<&'static Row> {
     Row::named(name).with_context(|| {
         let names: Vec<_> = ROWS.iter().map(|row| row.name).collect();
         format!("`{name}` is no row, expected some of: {}", names.join(", "))
+    })
+}
+
+fn variant(name: &str) -> Result<&'static Variant> {
+    VARIANTS.into_iter().find(|variant| variant.name == name).with_context(|| {
+        format!("`{name}` is no variant, expected default, channels_last or compile")
     })
 }
 

@@ -40,20 +40,31 @@ impl Places {
             sdcpp_python: Err("not asked for".to_owned()),
             folder,
         };
-        let torch = options.peers.contains(&Who::Torch);
-        let missing = !places.has_model() || options.rows.iter().any(|row| row.lora.is_some());
-        if places.python.is_none() && (torch || missing) {
-            places.python = Some(pinned_python()?);
-        }
         if options.peers.contains(&Who::Sdcpp) {
             places.sdcpp_python = match &options.sdcpp_python {
                 Some(python) => Ok(python.clone()),
                 None => sdcpp_python(&places.folder).map_err(|error| format!("{error:#}")),
             };
         }
+        let checkpoint = places.sdcpp_python.is_ok() && !places.checkpoint().is_file();
+        let torch = options.peers.contains(&Who::Torch);
+        let loras = options.rows.iter().any(|row| row.lora.is_some());
+        if places.python.is_none() && (torch || loras || checkpoint || !places.has_model()) {
+            places.python = Some(pinned_python()?);
+        }
         places.make_model()?;
         places.make_loras(&options.rows)?;
+        if checkpoint {
+            let mut script = places.script("make_single_file.py");
+            script.arg("--model").arg(places.model.join("base"));
+            run(script.arg("--out").arg(places.checkpoint()))?;
+        }
         Ok(places)
+    }
+
+    /// The base in one file, another 7 GB: stable-diffusion.cpp takes a folder for SD 1.5.
+    fn checkpoint(&self) -> PathBuf {
+        self.model.join("base.safetensors")
     }
 
     fn has_model(&self) -> bool {
@@ -109,7 +120,8 @@ impl Places {
                 command
             }
         };
-        command.args(["--size", row.size]).arg("--model").arg(&self.model);
+        let model = if who == Who::Sdcpp { &self.checkpoint() } else { &self.model };
+        command.args(["--size", row.size]).arg("--model").arg(model);
         Ok(command)
     }
 

@@ -109,6 +109,7 @@ pub(super) static ROWS: &[Row] = &[
         title: "UNet step 1024², batch 2",
         size: "1024x1024",
         gflop: Some(gflop::UNET_1024),
+        probe: Probe::As("unet-512"),
         ..PLAIN
     },
     Row {
@@ -149,6 +150,7 @@ pub(super) static ROWS: &[Row] = &[
         work: "vae-decode",
         size: "1024x1024",
         gflop: Some(gflop::DECODE_1024),
+        probe: Probe::As("vae-decode-512"),
         ..PLAIN
     },
     Row {
@@ -157,6 +159,7 @@ pub(super) static ROWS: &[Row] = &[
         work: "vae-encode",
         size: "1024x1024",
         gflop: Some(gflop::ENCODE_1024),
+        probe: Probe::As("vae-decode-512"),
         ..PLAIN
     },
     Row {
@@ -181,7 +184,7 @@ pub(super) static ROWS: &[Row] = &[
         size: "1024x1024",
         gflop: Some(gflop::PICTURE),
         peers: &[Who::Torch],
-        probe: Probe::As("unet-1024"),
+        probe: Probe::As("unet-512"),
         ..PLAIN
     },
 ];

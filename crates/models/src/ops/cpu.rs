@@ -16,9 +16,18 @@ use crate::files::{Dtype, FrozenWeight};
 pub(super) use self::conv::conv2d;
 pub(super) use self::doubled::doubled_half;
 
+/// How the frozen part of a product is summed.
+#[derive(Clone, Copy)]
+pub(super) enum Arithmetic {
+    Floats,
+    /// Rounded operands, for more of them in the same time.
+    Integers,
+}
+
 pub(super) fn linear(
     x: &Tensor,
     product: Product<'_>,
+    arithmetic: Arithmetic,
     activation: Activation,
     residual: Option<&Tensor>,
 ) -> Result<Tensor> {
@@ -33,6 +42,14 @@ pub(super) fn linear(
             scale: term.scale,
         })
         .collect();
+    let plain = match arithmetic {
+        Arithmetic::Floats => kernels::linear,
+        Arithmetic::Integers => kernels::linear_quantized,
+    };
+    let gated = match arithmetic {
+        Arithmetic::Floats => kernels::linear_geglu,
+        Arithmetic::Integers => kernels::linear_geglu_quantized,
+    };
     run("linear", x, residual, None, |x, residual, _| {
         let rows = x.values.len() / width;
         let residual = residual.map(|r| r.values);
@@ -42,7 +59,7 @@ pub(super) fn linear(
         }
         let weight = matrix(product.weight);
         if activation == Activation::Geglu {
-            let mut y = kernels::linear_geglu(x.values, rows, weight, bias.as_deref(), &low_rank);
+            let mut y = gated(x.values, rows, weight, bias.as_deref(), &low_rank);
             if let Some(residual) = residual {
                 add_scaled(&mut y, residual, 1.0);
             }
@@ -51,7 +68,7 @@ pub(super) fn linear(
         let activation = kernel_activation(activation);
         let epilogue =
             kernels::Epilogue { low_rank: &low_rank, bias: bias.as_deref(), activation, residual };
-        (kernels::linear(x.values, rows, weight, &epilogue), dims)
+        (plain(x.values, rows, weight, &epilogue), dims)
     })
 }
 

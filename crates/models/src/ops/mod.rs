@@ -26,6 +26,8 @@ pub enum Ops {
     Reference,
     /// Our kernels, on the CPU.
     Cpu,
+    /// Our kernels with a picture's linear layers in integers: faster, not exact.
+    Quantized,
 }
 
 impl Ops {
@@ -47,7 +49,16 @@ impl Ops {
     pub fn level(self) -> &'static str {
         match self {
             Self::Reference => "reference",
-            Self::Cpu => unwrong_kernels::Isa::current().name(),
+            Self::Cpu | Self::Quantized => unwrong_kernels::Isa::current().name(),
+        }
+    }
+
+    /// The same device without what is not exact.
+    #[must_use]
+    pub fn exact(self) -> Self {
+        match self {
+            Self::Quantized => Self::Cpu,
+            other => other,
         }
     }
 }
@@ -89,10 +100,23 @@ pub fn linear(
     activation: Activation,
     residual: Option<&Tensor>,
 ) -> Result<Tensor> {
-    match ops {
-        Ops::Cpu if plain(product) => cpu::linear(x, product, activation, residual),
-        _ => reference::linear(x, product, activation, residual),
+    if ops == Ops::Reference || !plain(product) {
+        return reference::linear(x, product, activation, residual);
     }
+    let arithmetic = match ops {
+        Ops::Quantized if are_picture_tokens(x) => cpu::Arithmetic::Integers,
+        _ => cpu::Arithmetic::Floats,
+    };
+    cpu::linear(x, product, arithmetic, activation, residual)
+}
+
+/// Fewer tokens than this in a picture are not worth rounding the weight for.
+const MIN_TOKENS: usize = 64;
+
+/// Whether `x` is `[B, T, D]` with many tokens. The batch does not count: a picture's result
+/// must not depend on it.
+fn are_picture_tokens(x: &Tensor) -> bool {
+    matches!(x.dims(), [_, tokens, _] if *tokens >= MIN_TOKENS)
 }
 
 /// Where a convolution looks and where it writes.
@@ -149,7 +173,7 @@ pub fn conv2d(
     residual: Option<Image>,
 ) -> Result<Image> {
     match ops {
-        Ops::Cpu if plain(conv.product) => cpu::conv2d(x, conv, residual),
+        Ops::Cpu | Ops::Quantized if plain(conv.product) => cpu::conv2d(x, conv, residual),
         _ => reference::conv2d(x, conv, residual),
     }
 }
@@ -221,8 +245,8 @@ pub fn attention(
     mask: Mask<'_>,
 ) -> Result<Tensor> {
     match (ops, mask) {
-        (Ops::Cpu, Mask::None) => cpu::attention(q, k, v, heads, false),
-        (Ops::Cpu, Mask::Causal) => cpu::attention(q, k, v, heads, true),
+        (Ops::Cpu | Ops::Quantized, Mask::None) => cpu::attention(q, k, v, heads, false),
+        (Ops::Cpu | Ops::Quantized, Mask::Causal) => cpu::attention(q, k, v, heads, true),
         // Only prompts with weights below 1 mask keys: 77 tokens, a few times per prompt.
         _ => reference::attention(q, k, v, heads, mask),
     }
@@ -253,7 +277,7 @@ pub struct GroupNorm<'a> {
 /// Group normalisation of `[B, H, W, C]`.
 pub fn group_norm(ops: Ops, x: &Tensor, norm: GroupNorm<'_>) -> Result<Tensor> {
     match ops {
-        Ops::Cpu => cpu::group_norm(x, norm),
+        Ops::Cpu | Ops::Quantized => cpu::group_norm(x, norm),
         Ops::Reference => reference::group_norm(x, norm),
     }
 }
@@ -261,7 +285,7 @@ pub fn group_norm(ops: Ops, x: &Tensor, norm: GroupNorm<'_>) -> Result<Tensor> {
 /// Layer normalisation over the last axis.
 pub fn layer_norm(ops: Ops, x: &Tensor, affine: Affine<'_>) -> Result<Tensor> {
     match ops {
-        Ops::Cpu => cpu::layer_norm(x, affine),
+        Ops::Cpu | Ops::Quantized => cpu::layer_norm(x, affine),
         Ops::Reference => reference::layer_norm(x, affine),
     }
 }

@@ -142,6 +142,8 @@ impl Unet {
         pooled_embeds: &Tensor,
         time_ids: &Tensor,
     ) -> Result<Prepared> {
+        // Computed once per prompt: there is no time to win.
+        let run = &run.exact();
         let (batch, ids) = time_ids.dims2()?;
         let width = self.config.addition_time_embed_dim;
         let found = (prompt_embeds.dim(2)?, pooled_embeds.dim(1)? + ids * width);

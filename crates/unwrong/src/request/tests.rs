@@ -29,7 +29,7 @@ fn a_full_request_survives_json() {
         "original_size": "1x1", "crop": "3,4", "target_size": "512x512",
         "negative_original_size": "2x2", "negative_crop": "5,6", "negative_target_size": "7x7",
         "aesthetic_score": 6.0, "negative_aesthetic_score": 2.5,
-        "noise": "torch-cuda", "syntax": "plain", "long_prompt": "truncate"
+        "noise": "torch-cuda", "syntax": "plain", "long_prompt": "truncate", "weights": "int8"
     }"#;
     let request: GenerateRequest = serde_json::from_str(text).unwrap();
     request.check().unwrap();
@@ -38,7 +38,7 @@ fn a_full_request_survives_json() {
     assert_eq!(request.loras[0].scale.to_bits(), 1f64.to_bits());
     let again = serde_json::to_string(&request).unwrap();
     assert_eq!(serde_json::from_str::<GenerateRequest>(&again).unwrap(), request);
-    assert_eq!(again.matches("\":").count(), 26 + 4, "a field was lost: {again}");
+    assert_eq!(again.matches("\":").count(), 27 + 4, "a field was lost: {again}");
 }
 
 #[test]
