@@ -69,7 +69,7 @@ fn decode_and_encode_stay_within_their_estimates() {
     let zeros = |height: usize, width: usize, channels: usize| {
         Tensor::zeros((1, height, width, channels), DType::F32, &Device::Cpu).unwrap()
     };
-    for size in [[8, 8], [40, 100], [128, 128], [200, 64]] {
+    for size in [[8, 8], [20, 50], [64, 64]] {
         let [height, width] = size;
         let (latents, pixels) = (zeros(height, width, 4), zeros(8 * height, 8 * width, 3));
         let works = [

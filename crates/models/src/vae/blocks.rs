@@ -143,8 +143,8 @@ pub(super) struct Streaming {
 
 impl Streaming {
     /// Half a gigabyte: up to there, what is stored stays below the peak of what follows at
-    /// 1024². Bands of 32 rows are 34 MB there, and large enough for a convolution.
-    pub(super) const DEFAULT: Self = Self { above: 1 << 27, rows: 32 };
+    /// 1024². Bands of 16 rows are 17 MB there, and large enough for a convolution.
+    pub(super) const DEFAULT: Self = Self { above: 1 << 27, rows: 16 };
 
     pub(super) fn applies(self, pixels: usize, channels: usize) -> bool {
         pixels * channels > self.above
