@@ -25,7 +25,7 @@ mod tokens;
 
 use args::{Cli, Command};
 use mimalloc::MiMalloc;
-use unwrong_kernels::Recycling;
+use unwrong::Recycling;
 
 /// The large buffers of a layer are reused by the next one instead of going back to the system
 /// and being faulted in anew.

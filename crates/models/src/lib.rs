@@ -15,3 +15,5 @@ pub mod vae;
 
 pub use error::{Error, Result};
 pub use layers::{Observer, Run};
+
+pub use unwrong_kernels::Recycling;
