@@ -8,7 +8,7 @@ use crate::files::VaeConfig;
 
 /// Scratch of the kernels (transformed tiles and filters of a convolution among it), small tensors,
 /// what the allocator keeps.
-const REST: u64 = 128_000_000;
+const REST: u64 = 160_000_000;
 
 /// Numbers become bytes here.
 fn bytes(channels: usize, pixels: u64) -> u64 {
