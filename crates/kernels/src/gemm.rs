@@ -44,8 +44,15 @@ impl Depth {
     /// Blocks of nearly equal length, a multiple of eight units where there are that many.
     pub(crate) fn new(units: usize, repeat: usize) -> Self {
         let most = (DEPTH_BLOCK / repeat / LANES * LANES).max(LANES);
-        let step = units.div_ceil(units.div_ceil(most).max(1)).next_multiple_of(LANES);
-        Self { units, step: step.max(LANES), repeat }
+        Self { repeat, ..Self::in_blocks(units, most, LANES) }
+    }
+
+    /// Blocks of nearly equal length, `most` at most and a multiple of `multiple`, of units that
+    /// do not repeat.
+    pub(crate) fn in_blocks(units: usize, most: usize, multiple: usize) -> Self {
+        let count = units.div_ceil(most).max(1);
+        let step = units.div_ceil(count).next_multiple_of(multiple).max(multiple);
+        Self { units, step, repeat: 1 }
     }
 
     /// The units of each block, in order. One empty block where there is no depth at all.
@@ -55,7 +62,7 @@ impl Depth {
     }
 
     /// The longest block, in inputs.
-    fn longest(self) -> usize {
+    pub(crate) fn longest(self) -> usize {
         self.units.min(self.step) * self.repeat
     }
 

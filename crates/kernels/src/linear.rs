@@ -1,5 +1,6 @@
 //! Linear layers on frozen weights, with what follows them fused in.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use crate::buffer::{Output, Shared, with_scratch};
@@ -92,18 +93,13 @@ pub fn linear_geglu(
 ) -> Vec<f32> {
     let isa = Isa::current();
     assert_eq!(x.len(), rows * weight.cols, "x of a linear layer");
-    assert_eq!(weight.rows % 2, 0, "a gated layer has as many gates as values");
-    if let Some(bias) = bias {
-        assert_eq!(bias.len(), weight.rows, "bias of a linear layer");
-    }
-    let outputs = weight.rows / 2;
+    let gates = &Gates::new(weight, bias);
+    let outputs = gates.outputs;
     let gated = |weight| Gated { weight, outputs };
     let branches = Branches::new(x, rows, weight, low_rank);
     let left = Dense { x, width: weight.cols };
     let mut output = Output::new(rows * outputs);
     let memory = output.shared();
-    let zeros = vec![0.0; if bias.is_none() { weight.rows } else { 0 }];
-    let (value_bias, gate_bias) = bias.unwrap_or(&zeros).split_at(outputs);
     let grid = Grid::with_limits(rows, outputs, 2 * weight.cols, 384, 160);
     grid.for_each(|rows, columns| {
         let panels = columns.len().div_ceil(PANEL);
@@ -112,19 +108,8 @@ pub fn linear_geglu(
         with_scratch([rows.len() * stride], |[sums]| {
             let sums = Shared::of(sums);
             let finished = |block: Range<usize>| {
-                for local in block {
-                    let row = rows.start + local;
-                    // SAFETY: this task's part of the output, and sums that are complete.
-                    let (out, sums) = unsafe {
-                        let start = row * outputs;
-                        (
-                            memory.part(start + columns.start..start + columns.end),
-                            sums.part(local * stride..(local + 1) * stride),
-                        )
-                    };
-                    let biases = (&value_bias[columns.clone()], &gate_bias[columns.clone()]);
-                    gate_row(isa, sums, biases, out);
-                }
+                // SAFETY: this task's part of the output, and sums that are complete.
+                unsafe { gates.apply(isa, (sums, stride), block, memory, rows.start, &columns) };
             };
             let target = Target { memory: sums, start: 0, stride, add: false };
             let virtual_columns = 2 * columns.start..2 * columns.start + stride;
@@ -136,6 +121,56 @@ pub fn linear_geglu(
     });
     // SAFETY: the grid covers the output.
     unsafe { output.finish() }
+}
+
+/// What makes values and gates of sums: the end of a gated layer.
+pub(crate) struct Gates<'a> {
+    /// Results of a row.
+    pub(crate) outputs: usize,
+    /// All values' biases, then all gates'.
+    bias: Cow<'a, [f32]>,
+}
+
+impl<'a> Gates<'a> {
+    /// # Panics
+    /// If `weight` has an odd number of rows, or `bias` another number.
+    pub(crate) fn new(weight: Matrix<'_>, bias: Option<&'a [f32]>) -> Self {
+        assert_eq!(weight.rows % 2, 0, "a gated layer has as many gates as values");
+        if let Some(bias) = bias {
+            assert_eq!(bias.len(), weight.rows, "bias of a linear layer");
+        }
+        let bias = bias.map_or_else(|| vec![0.0; weight.rows].into(), Cow::Borrowed);
+        Self { outputs: weight.rows / 2, bias }
+    }
+
+    /// Gates `rows` of the sums, each `stride` numbers long; number 0 of them is row `first` of
+    /// the output.
+    ///
+    /// # Safety
+    /// The sums are complete; nobody else touches them or these columns of these rows.
+    pub(crate) unsafe fn apply(
+        &self,
+        isa: Isa,
+        (sums, stride): (Shared, usize),
+        rows: Range<usize>,
+        output: Shared,
+        first: usize,
+        columns: &Range<usize>,
+    ) {
+        let (values, gates) = self.bias.split_at(self.outputs);
+        let biases = (&values[columns.clone()], &gates[columns.clone()]);
+        for row in rows {
+            let start = (first + row) * self.outputs;
+            // SAFETY: by the caller.
+            let (out, sums) = unsafe {
+                (
+                    output.part(start + columns.start..start + columns.end),
+                    sums.part(row * stride..(row + 1) * stride),
+                )
+            };
+            gate_row(isa, sums, biases, out);
+        }
+    }
 }
 
 /// Low-rank branches of a layer, once `x · downᵀ` is known.
@@ -259,7 +294,7 @@ impl Right for Gated<'_> {
 
 per_isa! {
     /// Sums of values and gates, panel after panel, become `value · gelu(gate)`.
-    pub(crate) fn gate_row(sums: &[f32], biases: (&[f32], &[f32]), out: &mut [f32]) = gate_row_body
+    fn gate_row(sums: &[f32], biases: (&[f32], &[f32]), out: &mut [f32]) = gate_row_body
 }
 
 #[inline(always)]

@@ -19,9 +19,9 @@
 use std::ops::Range;
 
 use crate::buffer::{Output, Shared, with_scratch};
-use crate::gemm::{self, Grid, Target};
+use crate::gemm::{self, Depth, Grid, Target};
 use crate::isa::{Isa, per_isa};
-use crate::linear::{Branches, Epilogue, Finish, Gated, LowRank, gate_row};
+use crate::linear::{Branches, Epilogue, Finish, Gated, Gates, LowRank};
 use crate::matrix::{Dtype, Matrix, as_bytes};
 use crate::parallel;
 use crate::simd::{INTEGERS, Integers, LANES, bf16_to_f32, f16_to_f32};
@@ -109,16 +109,11 @@ pub fn linear_geglu_quantized(
 ) -> Vec<f32> {
     let isa = Isa::current();
     assert_eq!(x.len(), rows * weight.cols, "x of a linear layer");
-    assert_eq!(weight.rows % 2, 0, "a gated layer has as many gates as values");
-    if let Some(bias) = bias {
-        assert_eq!(bias.len(), weight.rows, "bias of a linear layer");
-    }
-    let outputs = weight.rows / 2;
+    let gates = &Gates::new(weight, bias);
+    let outputs = gates.outputs;
     let branches = Branches::new(x, rows, weight, low_rank);
     let right = Right { weight, gated: true };
     let gated = |up| Gated { weight: up, outputs };
-    let zeros = vec![0.0; if bias.is_none() { weight.rows } else { 0 }];
-    let (value_bias, gate_bias) = bias.unwrap_or(&zeros).split_at(outputs);
     let mut output = Output::new(rows * outputs);
     let memory = output.shared();
     each_part(isa, x, rows, weight.cols, |left| {
@@ -127,23 +122,13 @@ pub fn linear_geglu_quantized(
             // Panel after panel: sixteen values, their sixteen gates.
             let stride = 2 * columns.len().next_multiple_of(PANEL);
             let first = left.first_row + rows.start;
-            let biases = (&value_bias[columns.clone()], &gate_bias[columns.clone()]);
             with_scratch([rows.len() * stride], |[sums]| {
                 let sums = Shared::of(sums);
                 let target = Target { memory: sums, start: 0, stride, add: false };
                 let wide = 2 * columns.start..2 * columns.start + stride;
                 let finished = |done: Range<usize>| {
-                    for local in done {
-                        let start = (first + local) * outputs;
-                        // SAFETY: this task's part of the output, and sums that are complete.
-                        let (out, sums) = unsafe {
-                            (
-                                memory.part(start + columns.start..start + columns.end),
-                                sums.part(local * stride..(local + 1) * stride),
-                            )
-                        };
-                        gate_row(isa, sums, biases, out);
-                    }
+                    // SAFETY: this task's part of the output, and sums that are complete.
+                    unsafe { gates.apply(isa, (sums, stride), done, memory, first, &columns) };
                 };
                 let operands = (left, &right, &branches);
                 // SAFETY: the sums are this task's own.
@@ -179,31 +164,6 @@ unsafe fn sum<'a, R: gemm::Right>(
     }
 }
 
-/// How the depth is cut into blocks: lengths are a multiple of [`INTEGERS`], but the last.
-#[derive(Clone, Copy)]
-struct Blocks {
-    depth: usize,
-    step: usize,
-}
-
-impl Blocks {
-    fn new(depth: usize) -> Self {
-        let count = depth.div_ceil(DEPTH_BLOCK).max(1);
-        Self { depth, step: depth.div_ceil(count).next_multiple_of(INTEGERS).max(INTEGERS) }
-    }
-
-    /// The inputs of each block, in order. One empty block where there is no depth at all.
-    fn each(self) -> impl Iterator<Item = Range<usize>> {
-        let count = self.depth.div_ceil(self.step).max(1);
-        (0..count).map(move |i| i * self.step..self.depth.min((i + 1) * self.step))
-    }
-
-    /// The depth with a whole last pair.
-    fn padded_depth(self) -> usize {
-        self.depth.next_multiple_of(2)
-    }
-}
-
 /// Pairs that hold `inputs`; half of the last one may be padding.
 fn pairs(inputs: &Range<usize>) -> usize {
     inputs.len().div_ceil(2)
@@ -217,7 +177,7 @@ struct Left<'a> {
     /// Number of the first row in the whole layer.
     first_row: usize,
     rows: usize,
-    blocks: Blocks,
+    depth: Depth,
     integers: &'a [i16],
     /// Block after block, one number per row.
     scales: &'a [f32],
@@ -239,18 +199,18 @@ fn place(rows: usize, inputs: &Range<usize>, group: usize) -> (usize, usize) {
 
 /// Rounds `x` and shows it to `body`, part by part.
 fn each_part(isa: Isa, x: &[f32], rows: usize, depth: usize, body: impl Fn(&Left<'_>)) {
-    let blocks = Blocks::new(depth);
-    let count = blocks.each().count();
+    let blocks = Depth::in_blocks(depth, DEPTH_BLOCK, INTEGERS);
+    let count = blocks.blocks().count();
     for first_row in (0..rows).step_by(ROWS_AT_ONCE) {
         let rows = ROWS_AT_ONCE.min(rows - first_row);
         let x = &x[first_row * depth..(first_row + rows) * depth];
-        let words = rows.next_multiple_of(GROUP) * blocks.padded_depth() / 2;
+        let words = rows.next_multiple_of(GROUP) * pairs(&(0..depth));
         with_scratch([words, rows * count], |[integers, scales]| {
             let (to, scales_to) = (Shared::of(integers), Shared::of(scales));
-            let rounding = Rounding { x, rows, blocks, integers: to, scales: scales_to };
+            let rounding = Rounding { x, rows, depth: blocks, integers: to, scales: scales_to };
             let groups = rows.div_ceil(GROUP);
             parallel::for_each(groups, rows * depth, |group| round_group(isa, &rounding, group));
-            body(&Left { first_row, rows, blocks, integers: as_integers(integers), scales });
+            body(&Left { first_row, rows, depth: blocks, integers: as_integers(integers), scales });
         });
     }
 }
@@ -259,7 +219,7 @@ fn each_part(isa: Isa, x: &[f32], rows: usize, depth: usize, body: impl Fn(&Left
 struct Rounding<'a> {
     x: &'a [f32],
     rows: usize,
-    blocks: Blocks,
+    depth: Depth,
     integers: Shared,
     scales: Shared,
 }
@@ -271,7 +231,7 @@ per_isa! {
 #[inline(always)]
 fn round_group_body<S: Integers>(s: S, r: &Rounding<'_>, group: usize) {
     let rows = group * GROUP..r.rows.min((group + 1) * GROUP);
-    for (block, inputs) in r.blocks.each().enumerate() {
+    for (block, inputs) in r.depth.blocks().enumerate() {
         let (start, words) = place(r.rows, &inputs, group);
         let scale = block * r.rows + rows.start;
         // SAFETY: every group and block has its own part.
@@ -281,7 +241,7 @@ fn round_group_body<S: Integers>(s: S, r: &Rounding<'_>, group: usize) {
         let mut x = [&[][..]; GROUP];
         let mut inverses = [0.0; GROUP];
         for (i, row) in rows.clone().enumerate() {
-            x[i] = &r.x[row * r.blocks.depth..][inputs.clone()];
+            x[i] = &r.x[row * r.depth.units..][inputs.clone()];
             let packing = Scale::of(F32::greatest(s, as_bytes(x[i])));
             (scales[i], inverses[i]) = (packing.scale, packing.inverse);
         }
@@ -563,10 +523,10 @@ unsafe fn multiply(
     mut done: impl FnMut(Range<usize>),
 ) {
     let wide = columns.len().next_multiple_of(PANEL);
-    let longest = left.blocks.step.min(left.blocks.depth).max(1);
+    let longest = left.depth.longest().max(1);
     let words = wide * pairs(&(0..longest));
     with_scratch([words, wide], |[integers, scales]| {
-        for (block, inputs) in left.blocks.each().enumerate() {
+        for (block, inputs) in left.depth.blocks().enumerate() {
             let mut packed = Packed { integers: as_integers_mut(integers), scales };
             pack(isa, *right, columns.clone(), inputs.clone(), &mut packed);
             for first in rows.clone().step_by(ROW_BLOCK) {
@@ -586,7 +546,7 @@ unsafe fn multiply(
                 // SAFETY: `check` has seen that operands are in bounds; the target is ours alone
                 // by the caller.
                 unsafe { multiply_block(isa, &product) };
-                if inputs.end == left.blocks.depth {
+                if inputs.end == left.depth.units {
                     done(local);
                 }
             }

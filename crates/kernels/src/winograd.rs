@@ -160,9 +160,7 @@ impl Winograd<'_> {
 
     /// How the channels are cut: by the layer alone.
     fn depth(&self) -> Depth {
-        let channels = self.shape[3];
-        let step = channels.div_ceil(channels.div_ceil(256)).next_multiple_of(LANES);
-        Depth { units: channels, step, repeat: 1 }
+        Depth::in_blocks(self.shape[3], 256, LANES)
     }
 
     /// Where the components of `tiles` tiles lie.

@@ -3,29 +3,12 @@
 
 mod common;
 
-use common::{Random, Stored, each_isa, same};
+use common::{Random, Stored, each_isa, on_any_threads, same};
 use unwrong_kernels::{
     Activation, AttentionShape, Conv, ConvEpilogue, Epilogue, Fold, GroupNorm, LowRank, Matrix,
     activate, attention, conv2d, conv2d_folded, conv2d_into, double_rows, group_norm, layer_norm,
     linear, linear_geglu,
 };
-
-/// Runs `kernel` on 1, 2, 3 and 7 threads and expects the same bits; returns them.
-fn on_any_threads(kernel: impl Fn() -> Vec<f32> + Sync) -> Vec<f32> {
-    let isa = unwrong_kernels::Isa::current();
-    let run = |threads| {
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .build()
-            .expect("threads can be started");
-        pool.install(|| isa.scope(&kernel))
-    };
-    let expected = run(1);
-    for threads in [2, 3, 7] {
-        same(&run(threads), &expected);
-    }
-    expected
-}
 
 /// Expects each of `whole`'s equal parts to be what `part` computes for it.
 fn parts_alone(whole: &[f32], count: usize, part: impl Fn(usize) -> Vec<f32>) {

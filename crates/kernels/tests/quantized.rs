@@ -2,10 +2,10 @@
 
 mod common;
 
-use common::{Random, Stored, close, each_isa, same};
+use common::{Random, Stored, close, each_isa, on_any_threads, same};
 use proptest::prelude::*;
 use unwrong_kernels::{
-    Activation, Epilogue, Isa, LowRank, Matrix, linear, linear_geglu, linear_geglu_quantized,
+    Activation, Epilogue, LowRank, Matrix, linear, linear_geglu, linear_geglu_quantized,
     linear_quantized, reference,
 };
 
@@ -190,23 +190,6 @@ fn zeros_and_numbers_of_any_size_are_fine() {
     let (empty, bias) = (Matrix::from_f32(3, 0, &[]), [1.0, 2.0, 3.0]);
     let epilogue = Epilogue { bias: Some(&bias), ..Default::default() };
     same(&linear_quantized(&[], 2, empty, &epilogue), &[1.0, 2.0, 3.0, 1.0, 2.0, 3.0]);
-}
-
-/// Runs `kernel` on 1, 2, 3 and 7 threads and expects the same bits; returns them.
-fn on_any_threads(kernel: impl Fn() -> Vec<f32> + Sync) -> Vec<f32> {
-    let isa = Isa::current();
-    let run = |threads| {
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .build()
-            .expect("threads can be started");
-        pool.install(|| isa.scope(&kernel))
-    };
-    let expected = run(1);
-    for threads in [2, 3, 7] {
-        same(&run(threads), &expected);
-    }
-    expected
 }
 
 #[test]

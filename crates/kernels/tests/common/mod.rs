@@ -91,3 +91,21 @@ pub(crate) fn same(found: &[f32], expected: &[f32]) {
         assert_eq!(found.to_bits(), expected.to_bits(), "number {i}: {found} and {expected}");
     }
 }
+
+/// Runs `kernel` on 1, 2, 3 and 7 threads and expects the same bits; returns them.
+#[must_use]
+pub(crate) fn on_any_threads(kernel: impl Fn() -> Vec<f32> + Sync) -> Vec<f32> {
+    let isa = Isa::current();
+    let run = |threads| {
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build()
+            .expect("threads can be started");
+        pool.install(|| isa.scope(&kernel))
+    };
+    let expected = run(1);
+    for threads in [2, 3, 7] {
+        same(&run(threads), &expected);
+    }
+    expected
+}
