@@ -3,8 +3,8 @@
     python parity/bench_torch.py unet --model full-size --size 512x512 [--layout channels_last] [--compile]
 
 Prints one line of JSON with the fields of `unwrong bench --json`. Weights are loaded and widened before the clock
-starts, and every network runs once small (with --compile: once as it is) before it is timed; `first-step` alone counts
-from the start of the process. A whole `picture` does not fit into one process here: each of its stages is one, and
+starts, and every network runs once small (a UNet at up to 512x512, with --compile as it is) before it is timed;
+`first-step` alone counts from the start of the process. A whole `picture` does not fit into one process here: each of its stages is one, and
 hands its tensors on in a file; the seconds are their sum without loading, the peaks those of the largest.
 
 `flops` prints what every row computes: additions and multiplications of matrix products, convolutions and attention,
@@ -139,8 +139,9 @@ def network(arguments, width, height):
     """Every run of a network, timed."""
     prepare, load = NETWORKS[arguments.row]
     prepare = prepare(arguments, load(arguments))
-    # What is compiled is compiled for its shapes.
-    prepare(*((width, height) if arguments.compile else (64, 64)))()
+    # What is compiled is compiled for its shapes; only the first of a picture's steps meets memory that is new.
+    most = max(width, height) if arguments.compile else 512 if arguments.row.endswith("unet") else 64
+    prepare(min(width, most), min(height, most))()
     once = prepare(width, height)
     return [timed(once) for _ in range(arguments.runs)]
 

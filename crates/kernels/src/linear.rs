@@ -284,9 +284,6 @@ impl Right for Gated<'_> {
             let value = first / (2 * PANEL) * PANEL;
             let offset = if first % (2 * PANEL) == 0 { 0 } else { self.outputs };
             let outputs = offset + value..offset + self.outputs.min(value + PANEL);
-            if outputs.len() <= PANEL / 2 {
-                panel.fill(0.0); // a short panel leaves part of itself as it was
-            }
             pack(isa, rows, outputs, units.clone(), None, panel);
         }
     }

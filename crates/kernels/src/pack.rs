@@ -8,10 +8,13 @@ use std::ops::Range;
 
 use crate::isa::per_isa;
 use crate::matrix::Dtype;
-use crate::simd::{LANES, Simd};
+use crate::simd::{LANES, Simd, prefetch};
 
 /// Outputs of a panel: two vectors.
 pub(crate) const PANEL: usize = 16;
+
+/// Bytes of a cache line.
+const CACHE_LINE: usize = 64;
 
 /// Rows of numbers anywhere in memory, `stride` numbers apart.
 #[derive(Clone, Copy)]
@@ -30,8 +33,7 @@ per_isa! {
     /// Packs rows `outputs`, numbers `inputs` of each.
     ///
     /// Input `k` of the block becomes number `places[k]` of the panel, or number `k` where
-    /// there is no table. In a last panel of at most eight outputs the second vector is left
-    /// as it was; else unused outputs are zero.
+    /// there is no table. Unused outputs of the last panel are zero.
     pub(crate) fn pack(
         source: Rows<'_>,
         outputs: Range<usize>,
@@ -97,47 +99,62 @@ fn pack_panel<S: Simd, N: Number>(
     panel: &mut [f32],
 ) {
     let (lines, _) = panel.as_chunks_mut::<PANEL>();
-    let depth = lines.len();
-    for half in 0..2 {
-        let lane = half * LANES;
-        let valid = rows.len().saturating_sub(lane).min(LANES);
-        if valid == 0 {
-            return; // at most eight outputs: nobody reads the second vector
+    let start = rows.start * source.stride + first_input;
+    let len = (rows.len() - 1) * source.stride + lines.len();
+    let bytes = &source.bytes[start * N::SIZE..(start + len) * N::SIZE];
+    let stride = source.stride;
+    let done = if rows.len() == PANEL {
+        // Known to the compiler, the count costs nothing in the loop.
+        pack_eights(s, number, (bytes, stride, PANEL), more, &place, lines)
+    } else {
+        pack_eights(s, number, (bytes, stride, rows.len()), more, &place, lines)
+    };
+    for k in done..lines.len() {
+        let line = &mut lines[place(k)];
+        for (j, out) in line.iter_mut().enumerate() {
+            *out = if j < rows.len() { number.one(bytes, j * stride + k) } else { 0.0 };
         }
-        let starts: [usize; LANES] = std::array::from_fn(|j| {
-            (rows.start + lane + j.min(valid - 1)) * source.stride + first_input
-        });
-        let mut k = 0;
-        while k + LANES <= depth {
-            // Rows are short and far apart: the processor does not see the next panel coming.
-            if k % 32 == 0 && more {
-                for start in starts {
-                    let at = (start + PANEL * source.stride + k) * N::SIZE;
-                    crate::simd::prefetch(source.bytes.as_ptr().wrapping_add(at).cast());
-                }
+    }
+}
+
+/// Packs eight inputs at a time and returns how many it has packed. `bytes` holds `valid` rows.
+#[inline(always)]
+fn pack_eights<S: Simd, N: Number>(
+    s: S,
+    number: N,
+    (bytes, stride, valid): (&[u8], usize, usize),
+    more: bool,
+    place: &impl Fn(usize) -> usize,
+    lines: &mut [[f32; PANEL]],
+) -> usize {
+    let whole = lines.len() / LANES * LANES;
+    if whole == 0 {
+        return 0;
+    }
+    assert!(((valid - 1) * stride + lines.len()) * N::SIZE <= bytes.len());
+    let row = |j: usize, k: usize| bytes.as_ptr().wrapping_add((j * stride + k) * N::SIZE);
+    for k in (0..whole).step_by(LANES) {
+        // Rows are short and far apart: the processor does not see the next panel coming.
+        if more && k % (CACHE_LINE / N::SIZE) == 0 {
+            for j in 0..PANEL {
+                prefetch(row(PANEL + j, k).cast());
             }
+        }
+        for half in 0..2 {
             let mut block = [s.splat(0.0); LANES];
-            for j in 0..LANES {
-                if j < valid {
-                    block[j] = number.eight(s, source.bytes, starts[j] + k);
+            for (j, eight) in block.iter_mut().enumerate() {
+                if half * LANES + j < valid {
+                    // SAFETY: a row that is there, and `whole` of its numbers are.
+                    *eight = unsafe { number.eight(s, row(half * LANES + j, k)) };
                 }
             }
             for (j, column) in s.transpose(block).into_iter().enumerate() {
-                let line = &mut lines[place(k + j)];
-                let eight = line[lane..].first_chunk_mut().expect("a line has two vectors");
-                s.store(column, eight);
+                let (halves, _) = lines[place(k + j)].as_chunks_mut();
+                s.store(column, &mut halves[half]);
             }
-            k += LANES;
-        }
-        while k < depth {
-            let line = &mut lines[place(k)];
-            for j in 0..LANES {
-                line[lane + j] =
-                    if j < valid { number.one(source.bytes, starts[j] + k) } else { 0.0 };
-            }
-            k += 1;
         }
     }
+    whole
 }
 
 /// Number `index` of `bytes`, widened.
@@ -152,8 +169,11 @@ pub(crate) fn number(dtype: Dtype, bytes: &[u8], index: usize) -> f32 {
 /// A stored number format; all give the f32 exactly.
 trait Number: Copy {
     const SIZE: usize;
-    /// Eight numbers from number `index` of `bytes` on.
-    fn eight<S: Simd>(self, s: S, bytes: &[u8], index: usize) -> S::V;
+    /// The eight numbers from `bytes` on.
+    ///
+    /// # Safety
+    /// They must be readable.
+    unsafe fn eight<S: Simd>(self, s: S, bytes: *const u8) -> S::V;
     fn one(self, bytes: &[u8], index: usize) -> f32;
 }
 
@@ -172,8 +192,9 @@ fn bytes_at<const N: usize>(bytes: &[u8], start: usize) -> &[u8; N] {
 impl Number for F32 {
     const SIZE: usize = 4;
     #[inline(always)]
-    fn eight<S: Simd>(self, s: S, bytes: &[u8], index: usize) -> S::V {
-        s.widen_f32(bytes_at(bytes, index * 4))
+    unsafe fn eight<S: Simd>(self, s: S, bytes: *const u8) -> S::V {
+        // SAFETY: by the caller.
+        s.widen_f32(unsafe { &*bytes.cast() })
     }
 
     #[inline(always)]
@@ -185,8 +206,9 @@ impl Number for F32 {
 impl Number for F16 {
     const SIZE: usize = 2;
     #[inline(always)]
-    fn eight<S: Simd>(self, s: S, bytes: &[u8], index: usize) -> S::V {
-        s.widen_f16(bytes_at(bytes, index * 2))
+    unsafe fn eight<S: Simd>(self, s: S, bytes: *const u8) -> S::V {
+        // SAFETY: by the caller.
+        s.widen_f16(unsafe { &*bytes.cast() })
     }
 
     #[inline(always)]
@@ -198,8 +220,9 @@ impl Number for F16 {
 impl Number for Bf16 {
     const SIZE: usize = 2;
     #[inline(always)]
-    fn eight<S: Simd>(self, s: S, bytes: &[u8], index: usize) -> S::V {
-        s.widen_bf16(bytes_at(bytes, index * 2))
+    unsafe fn eight<S: Simd>(self, s: S, bytes: *const u8) -> S::V {
+        // SAFETY: by the caller.
+        s.widen_bf16(unsafe { &*bytes.cast() })
     }
 
     #[inline(always)]

@@ -19,7 +19,10 @@ use crate::request::{GenerateRequest, LongPrompt, NoiseKind, Size, Syntax};
 /// A training index in the middle of the schedule.
 const TIMESTEP: f32 = 501.0;
 /// The smallest picture that every network halves as often as it wants to.
-const WARM_UP: Size = Size { width: 64, height: 64 };
+const SMALLEST: Size = Size { width: 64, height: 64 };
+/// Most of a UNet's warm-up: only the first of a picture's steps meets memory that is new to the
+/// process.
+const STEP_BEFORE: Size = Size { width: 512, height: 512 };
 
 /// A network, or what is measured as one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,7 +68,8 @@ impl Pipeline {
         self.ops.level()
     }
 
-    /// Seconds of every timed run of a network, after one small run that touches its weights.
+    /// Seconds of every timed run of a network, after one run that touches its weights: at most
+    /// 512×512 for a UNet, small for the others.
     ///
     /// Of the request, the LoRA files and the weights count.
     pub fn bench(
@@ -99,7 +103,7 @@ impl Pipeline {
     fn bench_unet(&self, stage: &Stage, run: &Run<'_>, case: Case) -> Result<Vec<f64>> {
         let prepared = &self.invented_conditioning(stage, run, case.batch)?;
         let channels = stage.unet.config().in_channels;
-        case.time(|size| {
+        case.time(step_before(case.size), |size| {
             let latents = self.invented(&latents_of(size, case.batch, channels))?;
             Ok(move || Ok(stage.unet.forward(run, &latents, TIMESTEP, prepared)?))
         })
@@ -128,7 +132,7 @@ impl Pipeline {
     fn bench_decode(&self, case: Case) -> Result<Vec<f64>> {
         let run = self.run(&self.none);
         let channels = self.vae.config().latent_channels;
-        case.time(|size| {
+        case.time(SMALLEST, |size| {
             let latents = self.invented(&latents_of(size, case.batch, channels))?;
             Ok(move || Ok(self.vae.decode(&run, &latents)?))
         })
@@ -137,7 +141,7 @@ impl Pipeline {
     fn bench_encode(&self, case: Case) -> Result<Vec<f64>> {
         let run = self.run(&self.none);
         let channels = self.vae.config().in_channels;
-        case.time(|Size { width, height }| {
+        case.time(SMALLEST, |Size { width, height }| {
             let shape = [case.batch, height as usize, width as usize, channels];
             let pixels = (self.invented(&shape)? * 0.5)?;
             Ok(move || Ok(self.vae.encode(&run, &pixels)?))
@@ -154,7 +158,7 @@ impl Pipeline {
                 plan.chunks[0].ids.to_vec()
             })
             .collect();
-        case.time(|_| {
+        case.time(SMALLEST, |_| {
             Ok(|| {
                 for (reader, ids) in readers.iter().zip(&ids) {
                     let rows = vec![TokenRow { ids, mask: None }; case.batch];
@@ -174,12 +178,13 @@ impl Pipeline {
 }
 
 impl Case {
-    /// Runs once at the warm-up's size, then `runs` times at the case's.
+    /// Runs once at `warm_up`, then `runs` times at the case's size.
     fn time<T, Once: FnMut() -> Result<T>>(
         self,
+        warm_up: Size,
         mut ready: impl FnMut(Size) -> Result<Once>,
     ) -> Result<Vec<f64>> {
-        ready(WARM_UP)?()?;
+        ready(warm_up)?()?;
         let mut once = ready(self.size)?;
         (0..self.runs)
             .map(|_| {
@@ -189,6 +194,12 @@ impl Case {
             })
             .collect()
     }
+}
+
+/// A UNet's warm-up before a step at `size`.
+fn step_before(size: Size) -> Size {
+    let most = STEP_BEFORE;
+    Size { width: size.width.min(most.width), height: size.height.min(most.height) }
 }
 
 /// `[B, H/8, W/8, C]`.
