@@ -3,14 +3,17 @@
 //! Activations are tens to hundreds of megabytes and live for one layer. Given back to the
 //! system, every layer would fault its pages in anew and have them zeroed: a fifth of a VAE's
 //! time. Kept without bound, blocks of many sizes would pile up. So freed blocks are kept as long
-//! as they and those in use are together no more than was once in use at the same time: peak
-//! memory stays what it would have been.
+//! as they and those in use are together hardly more than was once in use at the same time: peak
+//! memory grows by a [`SLACK`]th at most.
 
 use std::alloc::{GlobalAlloc, Layout};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Smaller blocks are the inner allocator's business.
 const LARGE: usize = 1 << 20;
+/// This part of the peak may be kept beyond it: where the peak is reached again and again, the
+/// small blocks of a layer would else drive out each other.
+const SLACK: usize = 32;
 /// Most blocks that are kept.
 const SLOTS: usize = 64;
 
@@ -60,7 +63,7 @@ impl State {
 
     /// The oldest block, if more is kept than may be.
     fn excess(&mut self) -> Option<Block> {
-        let over = self.used + self.kept > self.peak || self.count == SLOTS;
+        let over = self.used + self.kept > self.peak + self.peak / SLACK || self.count == SLOTS;
         (over && self.count > 0).then(|| self.take(0))
     }
 }
@@ -219,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_and_used_is_never_more_than_was_once_used() {
+    fn what_is_kept_and_used_is_hardly_more_than_was_once_used() {
         let allocator = Recycling::new(System);
         let mut used = Vec::new();
         let mut peak = 0;
@@ -242,7 +245,7 @@ mod tests {
                 unsafe { allocator.dealloc(start, layout) };
             }
             let state = allocator.state();
-            assert!(state.used + state.kept <= peak, "{} and {}", state.used, state.kept);
+            assert!(state.used + state.kept <= peak + peak / SLACK, "{} and {}", state.used, state.kept);
         }
         for (start, layout) in used {
             // SAFETY: as above.
