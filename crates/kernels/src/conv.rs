@@ -121,17 +121,40 @@ pub fn conv2d_into(
     fold: Option<&Fold<'_>>,
     epilogue: &ConvEpilogue<'_>,
 ) {
-    let expected = conv.output_shape(shape).iter().product::<usize>();
-    assert_eq!(out.len(), expected, "output of a convolution");
+    let [_, height, ..] = conv.output_shape(shape);
+    conv2d_rows_into(out, 0..height, x, shape, conv, fold, epilogue);
+}
+
+/// As [`conv2d_into`], of a band: `rows` of the output, with the bits they have in the whole.
+///
+/// # Shapes
+/// - `x`: `[B, H, W, C]` as `shape` says, the whole image
+/// - `out`: `[B, rows, OW, O]`
+///
+/// # Panics
+/// If a length does not fit, or `rows` do not start at a multiple of four or are not all there.
+pub fn conv2d_rows_into(
+    out: &mut [f32],
+    rows: Range<usize>,
+    x: &[f32],
+    shape: [usize; 4],
+    conv: &Conv<'_>,
+    fold: Option<&Fold<'_>>,
+    epilogue: &ConvEpilogue<'_>,
+) {
+    let [images, height, width, outputs] = conv.output_shape(shape);
+    assert!(rows.end <= height && rows.start.is_multiple_of(winograd::TILE), "band {rows:?}");
+    assert_eq!(out.len(), images * rows.len() * width * outputs, "output of a convolution");
     // SAFETY: all of it is there and ours.
-    unsafe { run(Shared::of(out), x, shape, conv, fold, epilogue) };
+    unsafe { run(Shared::of(out), rows, x, shape, conv, fold, epilogue) };
 }
 
 /// # Safety
-/// `memory` is as long as the output and nobody else touches it; it holds numbers where the
-/// epilogue accumulates.
+/// `memory` is as long as `rows` of the output and nobody else touches it; it holds numbers
+/// where the epilogue accumulates.
 unsafe fn run(
     memory: Shared,
+    rows: Range<usize>,
     x: &[f32],
     shape: [usize; 4],
     conv: &Conv<'_>,
@@ -139,7 +162,8 @@ unsafe fn run(
     epilogue: &ConvEpilogue<'_>,
 ) {
     assert_eq!(x.len(), shape.iter().product::<usize>(), "image of a convolution");
-    let output_shape = conv.output_shape(shape);
+    let [images, _, width, outputs] = conv.output_shape(shape);
+    let output_shape = [images, rows.len(), width, outputs];
     if let Some(fold) = fold {
         assert_eq!(fold.factors.len(), shape[0] * shape[3], "factors of a folded norm");
         assert_eq!(fold.offsets.len(), shape[0] * shape[3], "offsets of a folded norm");
@@ -148,7 +172,8 @@ unsafe fn run(
     let isa = Isa::current();
     let channels = shape[3];
     if winograd::is_for(conv, channels, output_shape[2]) {
-        let layer = Winograd { isa, x, shape, conv, fold, output_shape, finish };
+        let first_row = rows.start;
+        let layer = Winograd { isa, x, shape, conv, fold, first_row, output_shape, finish };
         // SAFETY: passed on.
         unsafe { layer.run(memory) };
         return;
@@ -156,7 +181,9 @@ unsafe fn run(
     if epilogue.accumulate {
         // In one piece, so that it is the sum that a residual would give.
         let fresh = ConvEpilogue { accumulate: false, ..*epilogue };
-        let (sums, _) = conv2d_folded(x, shape, conv, fold, &fresh);
+        let mut sums = vec![0.0; output_shape.iter().product()];
+        // SAFETY: ours, and as long.
+        unsafe { run(Shared::of(&mut sums), rows, x, shape, conv, fold, &fresh) };
         // SAFETY: ours, and written, by the caller.
         let out = unsafe { memory.part(0..sums.len()) };
         for (out, sum) in out.iter_mut().zip(&sums) {
@@ -174,13 +201,13 @@ unsafe fn run(
     };
     // SAFETY: passed on.
     unsafe {
-        if conv.is_pointwise() {
+        if conv.is_pointwise() && output_shape[1] == shape[1] {
             let left = Dense { x, width: channels };
             let depth = Depth::new(channels, 1);
             multiply_all(isa, (&left, &conv.weight), depth, output_shape, finish, memory);
         } else {
             let taps = conv.kernel * conv.kernel;
-            let left = Patches { x, shape, conv: *conv, output_shape };
+            let left = Patches { x, shape, conv: *conv, first_row: rows.start, output_shape };
             let right = Filters { weight: conv.weight, taps };
             let depth = Depth::new(channels, taps);
             multiply_all(isa, (&left, &right), depth, output_shape, finish, memory);
@@ -204,7 +231,7 @@ pub fn conv2d_folded(
     let output_shape = conv.output_shape(shape);
     let mut output = Output::new(output_shape.iter().product());
     // SAFETY: it is written whole, and not read.
-    unsafe { run(output.shared(), x, shape, conv, fold, epilogue) };
+    unsafe { run(output.shared(), 0..output_shape[1], x, shape, conv, fold, epilogue) };
     // SAFETY: it was written whole.
     (unsafe { output.finish() }, output_shape)
 }
@@ -255,6 +282,8 @@ struct Patches<'a> {
     x: &'a [f32],
     shape: [usize; 4],
     conv: Conv<'a>,
+    /// The output's first row in the whole layer's.
+    first_row: usize,
     output_shape: [usize; 4],
 }
 
@@ -274,7 +303,7 @@ impl Left for Patches<'_> {
         let [_, output_h, output_w, _] = self.output_shape;
         for (row, patch) in rows.zip(scratch.chunks_exact_mut(depth)) {
             let column = row % output_w;
-            let line = row / output_w % output_h;
+            let line = self.first_row + row / output_w % output_h;
             let image = row / output_w / output_h;
             let mut taps = patch.chunks_exact_mut(width);
             for ky in 0..self.conv.kernel {

@@ -1,8 +1,6 @@
-//! What stands alone where no kernel before or after can do it: activations, doubling.
+//! What stands alone where no kernel before or after can do it: activations.
 
-use std::ops::Range;
-
-use crate::buffer::{Output, Shared};
+use crate::buffer::Output;
 use crate::isa::{Isa, per_isa};
 use crate::math::{Activation, apply};
 use crate::parallel;
@@ -59,34 +57,4 @@ fn activate_slice_body<S: Simd>(s: S, activation: Activation, values: &mut [f32]
             );
         }
     }
-}
-
-/// Some rows of an image doubled in both directions, nearest neighbour.
-///
-/// # Shapes
-/// - `x`: `[height, width, channels]` as `shape` says
-/// - `out`: `[rows, 2 · width, channels]`, where `rows` count in the doubled image
-///
-/// # Panics
-/// If a length does not fit or a row is not in the image.
-pub fn double_rows(x: &[f32], shape: [usize; 3], rows: Range<usize>, out: &mut [f32]) {
-    let [height, width, channels] = shape;
-    assert_eq!(x.len(), height * width * channels, "x of {shape:?}");
-    assert!(rows.end <= 2 * height, "rows {rows:?} of {shape:?} doubled");
-    let line = 2 * width * channels;
-    assert_eq!(out.len(), rows.len() * line, "rows {rows:?} of {shape:?} doubled");
-    let work = 2 * out.len();
-    let memory = Shared::of(out);
-    parallel::for_each(rows.len(), work, |index| {
-        // SAFETY: each task has its own row.
-        let out = unsafe { memory.part(index * line..(index + 1) * line) };
-        let row = rows.start + index;
-        let start = row / 2 * width * channels;
-        let pixels = x[start..start + width * channels].chunks_exact(channels.max(1));
-        for (pixel, out) in pixels.zip(out.chunks_exact_mut(2 * channels.max(1))) {
-            let (left, right) = out.split_at_mut(channels);
-            left.copy_from_slice(pixel);
-            right.copy_from_slice(pixel);
-        }
-    });
 }

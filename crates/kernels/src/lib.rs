@@ -50,8 +50,8 @@ pub use backward::{
     activate_backward, conv2d_backward, geglu_backward, group_norm_backward, layer_norm_backward,
     linear_backward,
 };
-pub use conv::{Conv, ConvEpilogue, Fold, conv2d, conv2d_folded, conv2d_into};
-pub use elementwise::{activate, double_rows};
+pub use conv::{Conv, ConvEpilogue, Fold, conv2d, conv2d_folded, conv2d_into, conv2d_rows_into};
+pub use elementwise::activate;
 pub use isa::Isa;
 pub use linear::{Epilogue, LowRank, linear, linear_geglu};
 pub use math::Activation;

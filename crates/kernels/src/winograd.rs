@@ -13,13 +13,18 @@
 //! Which pixels share a tile depends on their place in the image alone, and sums run over the
 //! channels in blocks of the layer alone, so an image gets the same bits in any company.
 //!
+//! A doubled image has equal neighbours; with other points 25 components suffice for it.
+//!
 //! Winograd 1980; Lavin and Gray 2016, arXiv:1509.09308. The points 0, 1, −1, ½, −2 keep f32's
 //! rounding a third smaller than the usual 0, ±1, ±2 do.
 
 #![expect(clippy::needless_range_loop, reason = "the indices are those of the formulas' matrices")]
 
+mod points;
+
 use std::ops::Range;
 
+use self::points::{Doubled, Plain, Points};
 use crate::buffer::{Output, Shared, with_scratch};
 use crate::conv::{Conv, Fold};
 use crate::gemm::{Depth, NextRows, Product, multiply_block};
@@ -34,7 +39,6 @@ use crate::simd::{LANES, Simd};
 pub(crate) const TILE: usize = 4;
 /// Side of what it reads.
 const PATCH: usize = TILE + 2;
-const COMPONENTS: usize = PATCH * PATCH;
 
 /// Tiles of a group, and how many of them side by side.
 const GROUP: usize = 128;
@@ -47,7 +51,7 @@ const TASK_PANELS: usize = 4;
 const FEW_GROUPS: usize = 3;
 /// Transformed tiles in memory at once, in numbers (32 MB).
 const WAVE: usize = 8 << 20;
-/// Numbers between components beyond their length, or all 36 would fall on one cache set.
+/// Numbers between components beyond their length, or all of them would fall on one cache set.
 const SKEW: usize = 16;
 
 /// Whether a convolution is done this way. Nothing but the layer and the image's width decides,
@@ -106,6 +110,8 @@ pub(crate) struct Winograd<'a> {
     pub(crate) shape: [usize; 4],
     pub(crate) conv: &'a Conv<'a>,
     pub(crate) fold: Option<&'a Fold<'a>>,
+    /// The output's first row in the whole layer's: a multiple of [`TILE`].
+    pub(crate) first_row: usize,
     pub(crate) output_shape: [usize; 4],
     pub(crate) finish: &'a Finish<'a>,
 }
@@ -117,6 +123,7 @@ impl Winograd<'_> {
     /// `memory` is as long as the output shape says, nobody else touches it, and where the
     /// finish accumulates it was written before.
     pub(crate) unsafe fn run(&self, memory: Shared) {
+        assert_eq!(self.first_row % TILE, 0, "a band of an image starts with a tile");
         let [images, height, width, outputs] = self.output_shape;
         let groups = groups([images, height, width]);
         let few = groups.len() <= FEW_GROUPS;
@@ -141,7 +148,7 @@ impl Winograd<'_> {
             // Few tasks per thread would leave one waiting.
             let step = if few { 1 } else { TASK_PANELS };
             let blocks = panels.div_ceil(step);
-            let work = pixels * COMPONENTS * self.shape[3] * outputs;
+            let work = pixels * self.components() * self.shape[3] * outputs;
             let task = |wave: &[Vec<Run>], start: usize, block: usize| {
                 let panels = block * step..panels.min((block + 1) * step);
                 // SAFETY: all tiles are transformed; tasks write different groups or outputs.
@@ -158,6 +165,23 @@ impl Winograd<'_> {
         }
     }
 
+    /// Whether every tile reads a pixel, two pairs of equal ones, and another pixel, both ways.
+    fn doubled(&self) -> bool {
+        let [top, _, left, _] = self.conv.padding;
+        self.conv.upsample && !top.is_multiple_of(2) && !left.is_multiple_of(2)
+    }
+
+    fn components(&self) -> usize {
+        let count = if self.doubled() { Doubled::COUNT } else { Plain::COUNT };
+        count * count
+    }
+
+    /// Where the components of a panel of filters lie.
+    fn filter(&self) -> Filter {
+        let component = self.shape[3] * PANEL + SKEW;
+        Filter { component, len: component * self.components() }
+    }
+
     /// How the channels are cut: by the layer alone.
     fn depth(&self) -> Depth {
         Depth::in_blocks(self.shape[3], 256, LANES)
@@ -166,7 +190,7 @@ impl Winograd<'_> {
     /// Where the components of `tiles` tiles lie.
     fn layout(&self, tiles: usize) -> Layout {
         let component = tiles * self.shape[3].next_multiple_of(LANES) + SKEW;
-        Layout { component, len: component * COMPONENTS }
+        Layout { component, len: component * self.components() }
     }
 
     /// Transforms some channels of a group's tiles.
@@ -204,7 +228,8 @@ impl Winograd<'_> {
                         tile: row,
                         component: layout.component,
                     };
-                    transform_run(self.isa, (run.height, run.width), &pixels[vector..], width, to);
+                    let size = (run.height, run.width);
+                    transform_run(self.isa, size, &pixels[vector..], width, to, self.doubled());
                 }
             });
             done += run.tiles();
@@ -224,13 +249,12 @@ impl Winograd<'_> {
         panels: Range<usize>,
         memory: Shared,
     ) {
-        let channels = self.shape[3];
         let outputs = self.output_shape[3];
         let width = panels.len() * PANEL;
-        let filter = Filter::of(channels);
+        let (filter, components) = (self.filter(), self.components());
         let own = if shared.is_empty() { filter.len * panels.len() } else { 0 };
         let sums_stride = GROUP * width + SKEW;
-        with_scratch([own, COMPONENTS * sums_stride], |[own, sums]| {
+        with_scratch([own, components * sums_stride], |[own, sums]| {
             let filters = if shared.is_empty() {
                 for (panel, to) in panels.clone().zip(own.chunks_exact_mut(filter.len)) {
                     self.transform_filters(panel, to);
@@ -243,7 +267,7 @@ impl Winograd<'_> {
                 let tiles: usize = group.iter().map(Run::tiles).sum();
                 let layout = self.layout(tiles);
                 let depth = self.depth();
-                for component in 0..COMPONENTS {
+                for component in 0..components {
                     for (local, panel) in panels.clone().enumerate() {
                         let columns = PANEL.min(outputs - panel * PANEL);
                         let filters = &filters[local * filter.len + component * filter.component..];
@@ -284,7 +308,7 @@ impl Winograd<'_> {
 
     /// All filters, transformed: panel after panel.
     fn all_filters(&self) -> Vec<f32> {
-        let filter = Filter::of(self.shape[3]);
+        let filter = self.filter();
         let panels = self.output_shape[3].div_ceil(PANEL);
         let mut filters = Output::new(panels * filter.len);
         let memory = filters.shared();
@@ -307,10 +331,11 @@ impl Winograd<'_> {
                 let count = CHANNELS.min(channels - first);
                 let inputs = first * 9..(first + count) * 9;
                 pack(self.isa, source, outputs.clone(), inputs, None, taps);
-                transform_filters(self.isa, &taps[..count * 9 * PANEL], first, channels, to);
+                let taps = &taps[..count * 9 * PANEL];
+                transform_filters(self.isa, taps, first, self.filter(), to, self.doubled());
             }
         });
-        for component in to.chunks_exact_mut(Filter::of(channels).component) {
+        for component in to.chunks_exact_mut(self.filter().component) {
             component[channels * PANEL..].fill(0.0);
         }
     }
@@ -327,13 +352,6 @@ struct Layout {
 struct Filter {
     component: usize,
     len: usize,
-}
-
-impl Filter {
-    fn of(channels: usize) -> Self {
-        let component = channels * PANEL + SKEW;
-        Self { component, len: component * COMPONENTS }
-    }
 }
 
 /// Where one vector of channels of a run's tiles goes.
@@ -391,7 +409,7 @@ fn gather_body<S: Simd>(
         (factors, offsets, fold.silu)
     });
     for (row, pixels) in pixels.chunks_exact_mut(columns * padded).enumerate() {
-        let y = read(run.row * TILE + row, top, height);
+        let y = read(layer.first_row + run.row * TILE + row, top, height);
         for (column, pixel) in pixels.chunks_exact_mut(padded).enumerate() {
             let x = read(run.column * TILE + column, left, width);
             let (Some(y), Some(x)) = (y, x) else {
@@ -430,17 +448,35 @@ per_isa! {
         pixels: &[f32],
         pixel: usize,
         to: Strided,
+        doubled: bool,
     ) = transform_run_body
 }
 
 #[inline(always)]
 fn transform_run_body<S: Simd>(
     s: S,
+    size: (usize, usize),
+    pixels: &[f32],
+    pixel: usize,
+    to: Strided,
+    doubled: bool,
+) {
+    if doubled {
+        transform_tiles::<S, Doubled>(s, size, pixels, pixel, to);
+    } else {
+        transform_tiles::<S, Plain>(s, size, pixels, pixel, to);
+    }
+}
+
+#[inline(always)]
+fn transform_tiles<S: Simd, P: Points>(
+    s: S,
     (height, width): (usize, usize),
     pixels: &[f32],
     pixel: usize,
     to: Strided,
 ) {
+    let components = P::COUNT * P::COUNT;
     let line = (width * TILE + 2) * pixel;
     for row in 0..height {
         for column in 0..width {
@@ -449,22 +485,25 @@ fn transform_run_body<S: Simd>(
             let patch = &pixels[at..];
             assert!((PATCH - 1) * (line + pixel) + LANES <= patch.len(), "patch of a tile");
             let first = to.start + tile * to.tile;
-            assert!((COMPONENTS - 1) * to.component + LANES <= to.memory.after(first), "a tile");
+            assert!((components - 1) * to.component + LANES <= to.memory.after(first), "a tile");
             // SAFETY: both ends were checked; this vector of this tile is the caller's own.
-            unsafe { transform_tile(s, patch.as_ptr(), line, pixel, &to, to.memory.at(first)) };
+            unsafe {
+                let at = to.memory.at(first);
+                transform_tile::<S, P>(s, patch.as_ptr(), line, pixel, to.component, at);
+            }
         }
     }
 }
 
 /// # Safety
-/// `patch` has six lines of six pixels; `to` has all components.
+/// `patch` has six lines of six pixels; all components lie at `at`, `component` numbers apart.
 #[inline(always)]
-unsafe fn transform_tile<S: Simd>(
+unsafe fn transform_tile<S: Simd, P: Points>(
     s: S,
     patch: *const f32,
     line: usize,
     pixel: usize,
-    to: &Strided,
+    component: usize,
     at: *mut f32,
 ) {
     let mut columns = [[s.splat(0.0); PATCH]; PATCH];
@@ -474,34 +513,18 @@ unsafe fn transform_tile<S: Simd>(
             // SAFETY: by the caller.
             *d = s.load(unsafe { &*patch.add(y * line + x * pixel).cast() });
         }
-        columns[x] = input_points(s, d);
+        columns[x] = P::inputs(s, d);
     }
-    for y in 0..PATCH {
+    for y in 0..P::COUNT {
         let mut d = [s.splat(0.0); PATCH];
         for (x, d) in d.iter_mut().enumerate() {
             *d = columns[x][y];
         }
-        for (x, v) in input_points(s, d).into_iter().enumerate() {
+        for (x, v) in P::inputs(s, d).into_iter().take(P::COUNT).enumerate() {
             // SAFETY: by the caller.
-            s.store(v, unsafe { &mut *at.add((y * PATCH + x) * to.component).cast() });
+            s.store(v, unsafe { &mut *at.add((y * P::COUNT + x) * component).cast() });
         }
     }
-}
-
-/// `Bᵀ d`: row `j` holds the coefficients of the product of `z − q` over the points `q` but
-/// the j-th; the last row those of all of them.
-#[inline(always)]
-fn input_points<S: Simd>(s: S, d: [S::V; PATCH]) -> [S::V; PATCH] {
-    let of = |factor: f32, x: S::V, sum: S::V| s.mul_add(s.splat(factor), x, sum);
-    let a = s.sub(d[4], d[2]);
-    let b = s.sub(d[3], d[1]);
-    let zero = of(1.5, b, s.add(of(-2.0, d[2], d[4]), d[0]));
-    let one = of(2.5, d[3], of(0.5, d[2], s.sub(d[4], d[1])));
-    let minus_one = of(-2.5, d[2], of(0.5, d[3], s.add(d[4], d[1])));
-    let half = of(2.0, b, a);
-    let minus_two = of(-0.5, b, a);
-    let all = of(1.5, a, s.add(of(-2.0, d[3], d[5]), d[1]));
-    [zero, one, minus_one, half, minus_two, all]
 }
 
 per_isa! {
@@ -509,8 +532,9 @@ per_isa! {
     fn transform_filters(
         taps: &[f32],
         first: usize,
-        channels: usize,
+        filter: Filter,
         to: &mut [f32],
+        doubled: bool,
     ) = transform_filters_body
 }
 
@@ -519,10 +543,25 @@ fn transform_filters_body<S: Simd>(
     s: S,
     taps: &[f32],
     first: usize,
-    channels: usize,
+    filter: Filter,
+    to: &mut [f32],
+    doubled: bool,
+) {
+    if doubled {
+        transform_taps::<S, Doubled>(s, taps, first, filter, to);
+    } else {
+        transform_taps::<S, Plain>(s, taps, first, filter, to);
+    }
+}
+
+#[inline(always)]
+fn transform_taps<S: Simd, P: Points>(
+    s: S,
+    taps: &[f32],
+    first: usize,
+    filter: Filter,
     to: &mut [f32],
 ) {
-    let filter = Filter::of(channels);
     assert_eq!(to.len(), filter.len, "components of a panel");
     for (channel, taps) in taps.chunks_exact(9 * PANEL).enumerate() {
         for half in [0, LANES] {
@@ -533,46 +572,18 @@ fn transform_filters_body<S: Simd>(
             }
             let mut columns = [[s.splat(0.0); PATCH]; 3];
             for x in 0..3 {
-                columns[x] = filter_points(s, g[x]);
+                columns[x] = P::filters(s, g[x]);
             }
-            for y in 0..PATCH {
+            for y in 0..P::COUNT {
                 let row = [columns[0][y], columns[1][y], columns[2][y]];
-                for (x, v) in filter_points(s, row).into_iter().enumerate() {
-                    let at = (y * PATCH + x) * filter.component + (first + channel) * PANEL + half;
+                for (x, v) in P::filters(s, row).into_iter().take(P::COUNT).enumerate() {
+                    let at = (y * P::COUNT + x) * filter.component + (first + channel) * PANEL + half;
                     let eight = to[at..].first_chunk_mut().expect("inside the panel");
                     s.store(v, eight);
                 }
             }
         }
     }
-}
-
-/// `G g`: row `j` is `[1, p, p²] / ∏ (p − q)` for the j-th point `p`, the last row takes the
-/// last tap.
-#[inline(always)]
-fn filter_points<S: Simd>(s: S, g: [S::V; 3]) -> [S::V; PATCH] {
-    let of = |factor: f32, x: S::V, sum: S::V| s.mul_add(s.splat(factor), x, sum);
-    let ends = s.add(g[0], g[2]);
-    let one = s.mul(s.splat(1.0 / 3.0), s.add(ends, g[1]));
-    let minus_one = s.mul(s.splat(-1.0 / 3.0), s.sub(ends, g[1]));
-    // −16/15 · (g0 + g1 / 2 + g2 / 4), 1/15 · (g0 − 2 g1 + 4 g2)
-    let half = s.mul(s.splat(-16.0 / 15.0), of(0.25, g[2], of(0.5, g[1], g[0])));
-    let minus_two = s.mul(s.splat(1.0 / 15.0), of(4.0, g[2], of(-2.0, g[1], g[0])));
-    [g[0], one, minus_one, half, minus_two, g[2]]
-}
-
-/// `Aᵀ m`: row `i` holds the i-th powers of the points.
-#[inline(always)]
-fn output_points<S: Simd>(s: S, m: [S::V; PATCH]) -> [S::V; TILE] {
-    let of = |factor: f32, x: S::V, sum: S::V| s.mul_add(s.splat(factor), x, sum);
-    let sum = s.add(m[1], m[2]);
-    let difference = s.sub(m[1], m[2]);
-    [
-        s.add(s.add(s.add(m[3], m[4]), sum), m[0]),
-        of(-2.0, m[4], of(0.5, m[3], difference)),
-        of(4.0, m[4], of(0.25, m[3], sum)),
-        s.add(of(-8.0, m[4], of(0.125, m[3], difference)), m[5]),
-    ]
 }
 
 per_isa! {
@@ -591,10 +602,27 @@ fn write_run_body<S: Simd>(
     s: S,
     layer: &Winograd<'_>,
     run: &Run,
+    sums: (&Sums<'_>, usize),
+    panels: Range<usize>,
+    memory: Shared,
+) {
+    if layer.doubled() {
+        write_pixels::<S, Doubled>(s, layer, run, sums, panels, memory);
+    } else {
+        write_pixels::<S, Plain>(s, layer, run, sums, panels, memory);
+    }
+}
+
+#[inline(always)]
+fn write_pixels<S: Simd, P: Points>(
+    s: S,
+    layer: &Winograd<'_>,
+    run: &Run,
     (sums, first): (&Sums<'_>, usize),
     panels: Range<usize>,
     memory: Shared,
 ) {
+    let components = P::COUNT * P::COUNT;
     let [_, height, width, outputs] = layer.output_shape;
     let finish = layer.finish;
     for tile in 0..run.tiles() {
@@ -603,16 +631,16 @@ fn write_run_body<S: Simd>(
         for output in (panels.start * PANEL..outputs.min(panels.end * PANEL)).step_by(LANES) {
             let at = (first + tile) * sums.tile + output - panels.start * PANEL;
             let sums_of = &sums.values[at..];
-            assert!((COMPONENTS - 1) * sums.component + LANES <= sums_of.len(), "sums of a tile");
+            assert!((components - 1) * sums.component + LANES <= sums_of.len(), "sums of a tile");
             let mut columns = [[s.splat(0.0); TILE]; PATCH];
-            for x in 0..PATCH {
+            for x in 0..P::COUNT {
                 let mut m = [s.splat(0.0); PATCH];
-                for (y, m) in m.iter_mut().enumerate() {
-                    let at = (y * PATCH + x) * sums.component;
+                for (y, m) in m.iter_mut().take(P::COUNT).enumerate() {
+                    let at = (y * P::COUNT + x) * sums.component;
                     // SAFETY: checked above.
                     *m = s.load(unsafe { &*sums_of.as_ptr().add(at).cast() });
                 }
-                columns[x] = output_points(s, m);
+                columns[x] = P::outputs(s, m);
             }
             let valid = LANES.min(outputs - output);
             let added = finish.addends(s, run.image, output);
@@ -621,7 +649,7 @@ fn write_run_body<S: Simd>(
                 for (x, m) in m.iter_mut().enumerate() {
                     *m = columns[x][y];
                 }
-                let pixels = output_points(s, m).into_iter().take(width - column).enumerate();
+                let pixels = P::outputs(s, m).into_iter().take(width - column).enumerate();
                 for (x, value) in pixels {
                     let at = ((run.image * height + row + y) * width + column + x) * outputs;
                     let at = at + output..at + output + valid;

@@ -268,3 +268,18 @@ fn softmax_survives_scores_of_any_size() {
     // Scores near 1e4 are good to 1e-3 only, and so are their exponentials.
     each_isa(|| common::close_to(&attention(&q, &k, &v, shape, 1.0, false), &expected, 1e-2));
 }
+
+#[test]
+fn a_convolution_of_a_doubled_image_equals_the_reference_for_any_padding() {
+    for padding in [[1; 4], [1, 0, 1, 2], [3, 1, 1, 1], [0, 1, 1, 1], [1, 1, 2, 0], [2; 4]] {
+        let mut random = Random(11);
+        let shape = [2, 7, 9, 40];
+        let x = random.numbers(shape.iter().product());
+        let weight = Stored::new(&mut random, 0, 0, 24, 9 * shape[3]);
+        let conv =
+            Conv { weight: weight.matrix(), kernel: 3, stride: 1, padding, upsample: true };
+        let epilogue = ConvEpilogue::default();
+        let (expected, _) = reference::conv2d(&x, shape, &conv, &epilogue);
+        each_isa(|| close(&conv2d(&x, shape, &conv, &epilogue).0, &expected, 8 * 9 * shape[3]));
+    }
+}

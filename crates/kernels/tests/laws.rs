@@ -6,7 +6,7 @@ mod common;
 use common::{Random, Stored, each_isa, on_any_threads, same};
 use unwrong_kernels::{
     Activation, AttentionShape, Conv, ConvEpilogue, Epilogue, Fold, GroupNorm, LowRank, Matrix,
-    activate, attention, conv2d, conv2d_folded, conv2d_into, double_rows, group_norm, layer_norm,
+    activate, attention, conv2d, conv2d_folded, conv2d_into, conv2d_rows_into, group_norm, layer_norm,
     linear, linear_geglu,
 };
 
@@ -174,12 +174,22 @@ fn a_band_of_a_convolution_has_the_bits_of_the_whole() {
                 }
             }
 
-            // Doubling in the reads is doubling.
-            let (doubled, _) = conv2d(&x, shape, &conv([1; 4], true), &none);
-            let mut twice = vec![f32::NAN; 4 * x.len()];
-            double_rows(&x, [height, width, channels], 0..2 * height, &mut twice);
-            let shape = [1, 2 * height, 2 * width, channels];
-            same(&conv2d(&twice, shape, &conv([1; 4], false), &none).0, &doubled);
+            // A band may also be asked for of the whole image.
+            for upsample in [false, true] {
+                let conv = conv([1; 4], upsample);
+                let (whole, [_, height, width, _]) =
+                    conv2d_folded(&x, shape, &conv, Some(&fold), &none);
+                let line = width * outputs;
+                for rows in [4, 8, 12] {
+                    for start in (0..height).step_by(rows) {
+                        let end = height.min(start + rows);
+                        let mut band = vec![f32::NAN; (end - start) * line];
+                        let rows = start..end;
+                        conv2d_rows_into(&mut band, rows, &x, shape, &conv, Some(&fold), &none);
+                        same(&band, &whole[start * line..end * line]);
+                    }
+                }
+            }
         });
     }
 }

@@ -37,8 +37,8 @@ impl Sizes<'_> {
                 let image = bytes(below, pixels);
                 first = resnet(below, channels, pixels).max(small + image);
                 if changes && self.streaming.applies(pixels as usize, below) {
-                    // A window of the image, and the rows that it reads, doubled.
-                    let lines = 2 * self.streaming.rows as u64 + 8;
+                    // A window of the image: a band and what is still read of the one before.
+                    let lines = self.streaming.rows as u64 + 8;
                     let bands = bytes(below, lines * width as u64);
                     first = small + bands + 2 * bytes(channels, pixels);
                 }

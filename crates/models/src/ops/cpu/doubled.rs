@@ -70,13 +70,12 @@ impl Bands<'_> {
         // A band, and the rows before it that are still read: one of the convolution's halo
         // and four that it could not finish.
         let mut window = vec![0.0; (self.rows + ALIGNMENT + 1).min(height) * line];
-        let mut doubled = Vec::new();
         let bands = || (0..height).step_by(self.rows).map(|y| y..height.min(y + self.rows));
 
         let mut moments = kernels::Moments::new(width, channels);
         for rows in bands() {
             let band = &mut window[..rows.len() * line];
-            self.upsample(source, rows, &mut doubled, band);
+            self.upsample(source, rows, band);
             moments.add_rows(band);
         }
         let factors = moments.factors(&self.norm.kernel());
@@ -86,7 +85,7 @@ impl Bands<'_> {
         let (mut first, mut done) = (0, 0);
         for rows in bands() {
             let band = (rows.start - first) * line..(rows.end - first) * line;
-            self.upsample(source, rows.clone(), &mut doubled, &mut window[band.clone()]);
+            self.upsample(source, rows.clone(), &mut window[band.clone()]);
             let skip = &mut skip[rows.start * output_line..rows.end * output_line];
             self.shortcut.band(skip, &window[band], &rows, [height, width, channels], None);
 
@@ -108,18 +107,20 @@ impl Bands<'_> {
     }
 
     /// Rows of the doubled and convolved image.
-    fn upsample(
-        &self,
-        source: &Source<'_>,
-        rows: Range<usize>,
-        doubled: &mut Vec<f32>,
-        out: &mut [f32],
-    ) {
+    fn upsample(&self, source: &Source<'_>, rows: Range<usize>, out: &mut [f32]) {
         let [height, width, channels] = source.shape;
-        let reads = self.upsampler.reads(&rows, 2 * height);
-        doubled.resize(reads.len() * 2 * width * channels, 0.0);
-        kernels::double_rows(source.x, source.shape, reads, doubled);
-        self.upsampler.band(out, doubled, &rows, [2 * height, 2 * width, channels], None);
+        let layer = self.upsampler;
+        let halo = layer.kernel / 2;
+        let conv = kernels::Conv {
+            weight: layer.weight,
+            kernel: layer.kernel,
+            stride: 1,
+            padding: [halo; 4],
+            upsample: true,
+        };
+        let epilogue = layer.epilogue();
+        let shape = [1, height, width, channels];
+        kernels::conv2d_rows_into(out, rows, source.x, shape, &conv, None, &epilogue);
     }
 }
 
@@ -137,6 +138,10 @@ impl<'a> Layer<'a> {
             kernel: product.weight.shape().get(2).copied().unwrap_or(1),
             bias: product.bias.map(FrozenWeight::values_f32),
         }
+    }
+
+    fn epilogue(&self) -> kernels::ConvEpilogue<'_> {
+        kernels::ConvEpilogue { bias: self.bias.as_deref(), ..Default::default() }
     }
 
     /// The rows that `rows` of the output look at.
@@ -164,7 +169,7 @@ impl<'a> Layer<'a> {
             padding,
             upsample: false,
         };
-        let epilogue = kernels::ConvEpilogue { bias: self.bias.as_deref(), ..Default::default() };
+        let epilogue = self.epilogue();
         let shape = [1, reads.len(), width, channels];
         kernels::conv2d_into(out, x, shape, &conv, fold, &epilogue);
     }
