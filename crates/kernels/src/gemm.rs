@@ -24,10 +24,11 @@ use crate::simd::{LANES, Simd, prefetch_far};
 const DEPTH_BLOCK: usize = 384;
 /// Rows multiplied before the next ones are fetched: with [`DEPTH_BLOCK`], 147 KB.
 const ROW_BLOCK: usize = 96;
-/// Most rows of a task; enough to make packing the weight cheap.
-const TASK_ROWS: usize = 768;
+/// Most rows of a task: few, so that operands and sums stay in cache, but enough to make packing
+/// the weight cheap.
+pub(crate) const TASK_ROWS: usize = 192;
 /// Most columns of a task.
-const TASK_COLUMNS: usize = 320;
+pub(crate) const TASK_COLUMNS: usize = 320;
 
 /// How the depth of a product is cut into blocks.
 ///

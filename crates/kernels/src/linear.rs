@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 use crate::buffer::{Output, Shared, with_scratch};
-use crate::gemm::{Dense, Depth, Grid, Right, Target, multiply};
+use crate::gemm::{Dense, Depth, Grid, Right, TASK_COLUMNS, TASK_ROWS, Target, multiply};
 use crate::isa::{Isa, per_isa};
 use crate::math::{Activation, apply, gelu};
 use crate::matrix::Matrix;
@@ -100,7 +100,7 @@ pub fn linear_geglu(
     let left = Dense { x, width: weight.cols };
     let mut output = Output::new(rows * outputs);
     let memory = output.shared();
-    let grid = Grid::with_limits(rows, outputs, 2 * weight.cols, 384, 160);
+    let grid = Grid::with_limits(rows, outputs, 2 * weight.cols, TASK_ROWS, TASK_COLUMNS / 2);
     grid.for_each(|rows, columns| {
         let panels = columns.len().div_ceil(PANEL);
         // Panel after panel: sixteen values, their sixteen gates.
@@ -296,36 +296,33 @@ per_isa! {
 
 #[inline(always)]
 fn gate_row_body<S: Simd>(s: S, sums: &[f32], biases: (&[f32], &[f32]), out: &mut [f32]) {
-    let biases = biases.0.chunks(PANEL).zip(biases.1.chunks(PANEL));
-    let panels = sums.chunks_exact(2 * PANEL).zip(biases);
-    for (out, (sums, (value_bias, gate_bias))) in out.chunks_mut(PANEL).zip(panels) {
-        let (values, gates) = sums.split_at(PANEL);
-        out.copy_from_slice(&gates[..out.len()]);
-        update_with(
-            s,
-            out,
-            gate_bias,
-            #[inline(always)]
-            |gate, bias| gelu(s, s.add(gate, bias)),
-        );
-        let mut biased = [0.0; PANEL];
-        let biased = &mut biased[..out.len()];
-        biased.copy_from_slice(&values[..out.len()]);
-        update_with(
-            s,
-            biased,
-            value_bias,
-            #[inline(always)]
-            |value, bias| s.add(value, bias),
-        );
-        update_with(
-            s,
-            out,
-            biased,
-            #[inline(always)]
-            |gate, value| s.mul(value, gate),
-        );
+    let (values, _) = sums.as_chunks::<LANES>();
+    let biases = biases.0.chunks(LANES).zip(biases.1.chunks(LANES));
+    for (i, (out, (value_bias, gate_bias))) in out.chunks_mut(LANES).zip(biases).enumerate() {
+        // Two vectors of values, then their gates.
+        let at = i / 2 * 4 + i % 2;
+        let sums = (s.load(&values[at]), s.load(&values[at + 2]));
+        match (value_bias.first_chunk(), gate_bias.first_chunk(), out.first_chunk_mut()) {
+            (Some(value_bias), Some(gate_bias), Some(out)) => {
+                s.store(gated(s, sums, value_bias, gate_bias), out);
+            }
+            _ => {
+                let eight = gated(s, sums, &padded(value_bias), &padded(gate_bias));
+                out.copy_from_slice(&s.lanes(eight)[..out.len()]);
+            }
+        }
     }
+}
+
+#[inline(always)]
+fn gated<S: Simd>(
+    s: S,
+    (value, gate): (S::V, S::V),
+    value_bias: &[f32; LANES],
+    gate_bias: &[f32; LANES],
+) -> S::V {
+    let value = s.add(value, s.load(value_bias));
+    s.mul(value, gelu(s, s.add(gate, s.load(gate_bias))))
 }
 
 /// An epilogue whose lengths were checked.
