@@ -302,14 +302,14 @@ fn gate_row_body<S: Simd>(s: S, sums: &[f32], biases: (&[f32], &[f32]), out: &mu
         // Two vectors of values, then their gates.
         let at = i / 2 * 4 + i % 2;
         let sums = (s.load(&values[at]), s.load(&values[at + 2]));
-        match (value_bias.first_chunk(), gate_bias.first_chunk(), out.first_chunk_mut()) {
-            (Some(value_bias), Some(gate_bias), Some(out)) => {
-                s.store(gated(s, sums, value_bias, gate_bias), out);
-            }
-            _ => {
-                let eight = gated(s, sums, &padded(value_bias), &padded(gate_bias));
-                out.copy_from_slice(&s.lanes(eight)[..out.len()]);
-            }
+        if let Some(out) = out.first_chunk_mut::<LANES>()
+            && let Some(value_bias) = value_bias.first_chunk()
+            && let Some(gate_bias) = gate_bias.first_chunk()
+        {
+            s.store(gated(s, sums, value_bias, gate_bias), out);
+        } else {
+            let eight = gated(s, sums, &padded(value_bias), &padded(gate_bias));
+            out.copy_from_slice(&s.lanes(eight)[..out.len()]);
         }
     }
 }

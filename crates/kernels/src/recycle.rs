@@ -245,7 +245,12 @@ mod tests {
                 unsafe { allocator.dealloc(start, layout) };
             }
             let state = allocator.state();
-            assert!(state.used + state.kept <= peak + peak / SLACK, "{} and {}", state.used, state.kept);
+            assert!(
+                state.used + state.kept <= peak + peak / SLACK,
+                "{} and {}",
+                state.used,
+                state.kept
+            );
         }
         for (start, layout) in used {
             // SAFETY: as above.

@@ -577,7 +577,8 @@ fn transform_taps<S: Simd, P: Points>(
             for y in 0..P::COUNT {
                 let row = [columns[0][y], columns[1][y], columns[2][y]];
                 for (x, v) in P::filters(s, row).into_iter().take(P::COUNT).enumerate() {
-                    let at = (y * P::COUNT + x) * filter.component + (first + channel) * PANEL + half;
+                    let at =
+                        (y * P::COUNT + x) * filter.component + (first + channel) * PANEL + half;
                     let eight = to[at..].first_chunk_mut().expect("inside the panel");
                     s.store(v, eight);
                 }

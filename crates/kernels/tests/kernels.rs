@@ -276,8 +276,7 @@ fn a_convolution_of_a_doubled_image_equals_the_reference_for_any_padding() {
         let shape = [2, 7, 9, 40];
         let x = random.numbers(shape.iter().product());
         let weight = Stored::new(&mut random, 0, 0, 24, 9 * shape[3]);
-        let conv =
-            Conv { weight: weight.matrix(), kernel: 3, stride: 1, padding, upsample: true };
+        let conv = Conv { weight: weight.matrix(), kernel: 3, stride: 1, padding, upsample: true };
         let epilogue = ConvEpilogue::default();
         let (expected, _) = reference::conv2d(&x, shape, &conv, &epilogue);
         each_isa(|| close(&conv2d(&x, shape, &conv, &epilogue).0, &expected, 8 * 9 * shape[3]));

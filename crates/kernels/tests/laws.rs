@@ -6,8 +6,8 @@ mod common;
 use common::{Random, Stored, each_isa, on_any_threads, same};
 use unwrong_kernels::{
     Activation, AttentionShape, Conv, ConvEpilogue, Epilogue, Fold, GroupNorm, LowRank, Matrix,
-    activate, attention, conv2d, conv2d_folded, conv2d_into, conv2d_rows_into, group_norm, layer_norm,
-    linear, linear_geglu,
+    activate, attention, conv2d, conv2d_folded, conv2d_into, conv2d_rows_into, group_norm,
+    layer_norm, linear, linear_geglu,
 };
 
 /// Expects each of `whole`'s equal parts to be what `part` computes for it.
