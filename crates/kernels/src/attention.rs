@@ -67,8 +67,8 @@ const FEWEST_QUERIES: usize = 12 * QUERIES;
 /// - `k`, `v`: `[B, key_tokens, heads · head_dim]`
 ///
 /// # Panics
-/// If a length does not fit, there are no keys, or `causal` is asked for with different
-/// numbers of queries and keys.
+/// If a length does not fit, there are no keys, heads have no numbers, or `causal` is asked for
+/// with different numbers of queries and keys.
 #[must_use]
 pub fn attention(
     q: &[f32],
@@ -143,6 +143,7 @@ fn run(
     assert!(key_tokens > 0, "attention needs something to look at");
     assert!(!causal || query_tokens == key_tokens, "causal attention of {shape:?}");
 
+    assert!(head_dim > 0, "heads of no numbers");
     let mut output = Output::new(batch * query_tokens * width);
     let task = Task { isa, qkv, shape, scale, causal, memory: output.shared(), log_sums };
     let work = 2 * batch * heads * query_tokens * key_tokens * head_dim;

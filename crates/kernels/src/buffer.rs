@@ -9,6 +9,16 @@ pub(crate) struct Output {
     len: usize,
 }
 
+/// How many numbers a shape holds.
+///
+/// # Panics
+/// If that is more than a `usize` counts: a shape with a zero may hold nothing and still have
+/// parts that do not fit.
+pub(crate) fn count<const N: usize>(shape: [usize; N]) -> usize {
+    let count = shape.iter().try_fold(1_usize, |count, &side| count.checked_mul(side));
+    count.unwrap_or_else(|| panic!("{shape:?} numbers do not fit into memory"))
+}
+
 impl Output {
     /// Room for `len` numbers, not initialised.
     pub(crate) fn new(len: usize) -> Self {
@@ -62,6 +72,20 @@ impl Shared {
         assert!(range.start <= range.end && range.end <= self.len, "part of an output");
         // SAFETY: in bounds by the assertion, the rest by the caller.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(range.start), range.len()) }
+    }
+
+    /// The part `range`, to be read, by several threads at once if need be.
+    ///
+    /// # Safety
+    /// The memory must still be there, the part written, and nobody may write it while the
+    /// reference lives.
+    ///
+    /// # Panics
+    /// If `range` is not inside.
+    pub(crate) unsafe fn read(&self, range: Range<usize>) -> &[f32] {
+        assert!(range.start <= range.end && range.end <= self.len, "part of an output");
+        // SAFETY: in bounds by the assertion, the rest by the caller.
+        unsafe { std::slice::from_raw_parts(self.start.add(range.start), range.len()) }
     }
 
     /// The address of number `index`, which may be one past the end.

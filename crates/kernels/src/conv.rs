@@ -4,11 +4,12 @@
 //! the image is made. Weights stay in checkpoint order `[O, C, kh, kw]` and are reordered
 //! as they are packed: a depth block is some channels with all their taps, tap by tap.
 //!
-//! Of the 3×3 convolutions, those of stride 1 go to [`crate::winograd`].
+//! Of the 3×3 convolutions, those of stride 1 go to [`crate::winograd`] unless they have very
+//! few channels or columns.
 
 use std::ops::Range;
 
-use crate::buffer::{Output, Shared};
+use crate::buffer::{Output, Shared, count};
 use crate::gemm::{Dense, Depth, Grid, Left, Right, Target, multiply};
 use crate::isa::Isa;
 use crate::linear::Finish;
@@ -129,7 +130,7 @@ pub fn conv2d_into(
 ///
 /// # Shapes
 /// - `x`: `[B, H, W, C]` as `shape` says, the whole image
-/// - `out`: `[B, rows, OW, O]`
+/// - `out`, and a residual: `[B, rows, OW, O]`
 ///
 /// # Panics
 /// If a length does not fit, or `rows` do not start at a multiple of four or are not all there.
@@ -144,7 +145,8 @@ pub fn conv2d_rows_into(
 ) {
     let [images, height, width, outputs] = conv.output_shape(shape);
     assert!(rows.end <= height && rows.start.is_multiple_of(winograd::TILE), "band {rows:?}");
-    assert_eq!(out.len(), images * rows.len() * width * outputs, "output of a convolution");
+    let expected = count([images, rows.len(), width, outputs]);
+    assert_eq!(out.len(), expected, "output of a convolution");
     // SAFETY: all of it is there and ours.
     unsafe { run(Shared::of(out), rows, x, shape, conv, fold, epilogue) };
 }
@@ -164,6 +166,9 @@ unsafe fn run(
     assert_eq!(x.len(), shape.iter().product::<usize>(), "image of a convolution");
     let [images, _, width, outputs] = conv.output_shape(shape);
     let output_shape = [images, rows.len(), width, outputs];
+    if output_shape.contains(&0) {
+        return;
+    }
     if let Some(fold) = fold {
         assert_eq!(fold.factors.len(), shape[0] * shape[3], "factors of a folded norm");
         assert_eq!(fold.offsets.len(), shape[0] * shape[3], "offsets of a folded norm");
@@ -229,7 +234,7 @@ pub fn conv2d_folded(
 ) -> (Vec<f32>, [usize; 4]) {
     assert!(!epilogue.accumulate, "a fresh output holds nothing to add to");
     let output_shape = conv.output_shape(shape);
-    let mut output = Output::new(output_shape.iter().product());
+    let mut output = Output::new(count(output_shape));
     // SAFETY: it is written whole, and not read.
     unsafe { run(output.shared(), 0..output_shape[1], x, shape, conv, fold, epilogue) };
     // SAFETY: it was written whole.
@@ -364,6 +369,6 @@ impl Right for Filters<'_> {
             .flat_map(|channel| (0..self.taps).map(move |tap| (tap * width + channel) as u32))
             .collect();
         let inputs = channels.start * self.taps..channels.end * self.taps;
-        pack(isa, rows, columns, inputs, Some(&places), packed);
+        pack(isa, rows, columns, inputs, Some(&places), None, packed);
     }
 }

@@ -126,7 +126,8 @@ impl Grid {
         let mut column_parts = columns.div_ceil(most_columns).max(1);
         if row_parts * column_parts < wanted {
             // More rows first: a task packs its columns' weights, however few rows it has.
-            row_parts = row_parts.max(wanted.div_ceil(column_parts).min(rows.div_ceil(192)));
+            let most = rows.div_ceil(TASK_ROWS);
+            row_parts = row_parts.max(wanted.div_ceil(column_parts).min(most));
             column_parts = column_parts.max(wanted.div_ceil(row_parts).min(columns.div_ceil(64)));
         }
         Self {

@@ -59,4 +59,4 @@ pub use matrix::{Dtype, Matrix};
 pub use moments::Moments;
 pub use norm::{Factors, GroupNorm, group_norm, layer_norm};
 pub use quantized::{linear_geglu_quantized, linear_quantized};
-pub use recycle::Recycling;
+pub use recycle::{Recycling, kept_bytes};

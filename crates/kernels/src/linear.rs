@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use crate::buffer::{Output, Shared, with_scratch};
+use crate::buffer::{Output, Shared, count, with_scratch};
 use crate::gemm::{Dense, Depth, Grid, Right, TASK_COLUMNS, TASK_ROWS, Target, multiply};
 use crate::isa::{Isa, per_isa};
 use crate::math::{Activation, apply, gelu};
@@ -56,7 +56,7 @@ pub fn linear(x: &[f32], rows: usize, weight: Matrix<'_>, epilogue: &Epilogue<'_
     let finish = Finish::new(rows, outputs, epilogue);
     let branches = Branches::new(x, rows, weight, epilogue.low_rank);
     let left = Dense { x, width: weight.cols };
-    let mut output = Output::new(rows * outputs);
+    let mut output = Output::new(count([rows, outputs]));
     let memory = output.shared();
     Grid::new(rows, outputs, weight.cols).for_each(|rows, columns| {
         let start = rows.start * outputs + columns.start;
@@ -98,7 +98,7 @@ pub fn linear_geglu(
     let gated = |weight| Gated { weight, outputs };
     let branches = Branches::new(x, rows, weight, low_rank);
     let left = Dense { x, width: weight.cols };
-    let mut output = Output::new(rows * outputs);
+    let mut output = Output::new(count([rows, outputs]));
     let memory = output.shared();
     let grid = Grid::with_limits(rows, outputs, 2 * weight.cols, TASK_ROWS, TASK_COLUMNS / 2);
     grid.for_each(|rows, columns| {
@@ -263,7 +263,7 @@ impl<'a> Branches<'a> {
 impl Right for Matrix<'_> {
     fn pack(&self, isa: Isa, columns: Range<usize>, units: Range<usize>, packed: &mut [f32]) {
         let rows = Rows { dtype: self.dtype, bytes: self.bytes, stride: self.cols };
-        pack(isa, rows, columns, units, None, packed);
+        pack(isa, rows, columns, units, None, None, packed);
     }
 }
 
@@ -281,12 +281,19 @@ impl Right for Gated<'_> {
         let rows = Rows { dtype: matrix.dtype, bytes: matrix.bytes, stride: matrix.cols };
         let panels = packed.chunks_exact_mut(PANEL * units.len().max(1));
         for (first, panel) in columns.step_by(PANEL).zip(panels) {
-            let value = first / (2 * PANEL) * PANEL;
-            let offset = if first % (2 * PANEL) == 0 { 0 } else { self.outputs };
-            let outputs = offset + value..offset + self.outputs.min(value + PANEL);
-            pack(isa, rows, outputs, units.clone(), None, panel);
+            let outputs = gated_outputs(first, self.outputs);
+            let next = Some(gated_outputs(first + PANEL, self.outputs).start);
+            pack(isa, rows, outputs, units.clone(), None, next, panel);
         }
     }
+}
+
+/// The outputs of the panel whose first virtual column is `first`; see [`Gated`]. None beyond the
+/// last.
+pub(crate) fn gated_outputs(first: usize, outputs: usize) -> Range<usize> {
+    let value = (first / (2 * PANEL) * PANEL).min(outputs);
+    let offset = if first.is_multiple_of(2 * PANEL) { 0 } else { outputs };
+    offset + value..offset + outputs.min(value + PANEL)
 }
 
 per_isa! {

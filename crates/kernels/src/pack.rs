@@ -33,12 +33,14 @@ per_isa! {
     /// Packs rows `outputs`, numbers `inputs` of each.
     ///
     /// Input `k` of the block becomes number `places[k]` of the panel, or number `k` where
-    /// there is no table. Unused outputs of the last panel are zero.
+    /// there is no table. Unused outputs of the last panel are zero. Row `next`, if any, is the
+    /// first of what will be packed after these.
     pub(crate) fn pack(
         source: Rows<'_>,
         outputs: Range<usize>,
         inputs: Range<usize>,
         places: Option<&[u32]>,
+        next: Option<usize>,
         packed: &mut [f32],
     ) = pack_body
 }
@@ -50,9 +52,11 @@ fn pack_body<S: Simd>(
     outputs: Range<usize>,
     inputs: Range<usize>,
     places: Option<&[u32]>,
+    next: Option<usize>,
     packed: &mut [f32],
 ) {
-    match source.dtype {
+    let source = (source, next);
+    match source.0.dtype {
         Dtype::F32 => pack_of(s, F32, source, outputs, inputs, places, packed),
         Dtype::F16 => pack_of(s, F16, source, outputs, inputs, places, packed),
         Dtype::Bf16 => pack_of(s, Bf16, source, outputs, inputs, places, packed),
@@ -63,7 +67,7 @@ fn pack_body<S: Simd>(
 fn pack_of<S: Simd, N: Number>(
     s: S,
     number: N,
-    source: Rows<'_>,
+    (source, next): (Rows<'_>, Option<usize>),
     outputs: Range<usize>,
     inputs: Range<usize>,
     places: Option<&[u32]>,
@@ -76,8 +80,8 @@ fn pack_of<S: Simd, N: Number>(
     let panels = packed.chunks_exact_mut(PANEL * depth);
     for (first, panel) in outputs.clone().step_by(PANEL).zip(panels) {
         let rows = first..outputs.end.min(first + PANEL);
-        let more = rows.end < outputs.end;
-        let source = (source, more);
+        let next = if rows.end < outputs.end { Some(rows.end) } else { next };
+        let source = (source, next);
         match places {
             Some(places) => {
                 let places = &places[..depth];
@@ -92,7 +96,7 @@ fn pack_of<S: Simd, N: Number>(
 fn pack_panel<S: Simd, N: Number>(
     s: S,
     number: N,
-    (source, more): (Rows<'_>, bool),
+    (source, next): (Rows<'_>, Option<usize>),
     rows: Range<usize>,
     first_input: usize,
     place: impl Fn(usize) -> usize,
@@ -103,11 +107,15 @@ fn pack_panel<S: Simd, N: Number>(
     let len = (rows.len() - 1) * source.stride + lines.len();
     let bytes = &source.bytes[start * N::SIZE..(start + len) * N::SIZE];
     let stride = source.stride;
+    let next = next.map(|row| {
+        let number = row * stride + first_input;
+        source.bytes.as_ptr().wrapping_add(number * N::SIZE)
+    });
     let done = if rows.len() == PANEL {
         // Known to the compiler, the count costs nothing in the loop.
-        pack_eights(s, number, (bytes, stride, PANEL), more, &place, lines)
+        pack_eights(s, number, (bytes, stride, PANEL), next, &place, lines)
     } else {
-        pack_eights(s, number, (bytes, stride, rows.len()), more, &place, lines)
+        pack_eights(s, number, (bytes, stride, rows.len()), next, &place, lines)
     };
     for k in done..lines.len() {
         let line = &mut lines[place(k)];
@@ -117,13 +125,14 @@ fn pack_panel<S: Simd, N: Number>(
     }
 }
 
-/// Packs eight inputs at a time and returns how many it has packed. `bytes` holds `valid` rows.
+/// Packs eight inputs at a time and returns how many it has packed. `bytes` holds `valid` rows;
+/// the numbers from `next` on, with the same stride, are the next panel's.
 #[inline(always)]
 fn pack_eights<S: Simd, N: Number>(
     s: S,
     number: N,
     (bytes, stride, valid): (&[u8], usize, usize),
-    more: bool,
+    next: Option<*const u8>,
     place: &impl Fn(usize) -> usize,
     lines: &mut [[f32; PANEL]],
 ) -> usize {
@@ -135,9 +144,11 @@ fn pack_eights<S: Simd, N: Number>(
     let row = |j: usize, k: usize| bytes.as_ptr().wrapping_add((j * stride + k) * N::SIZE);
     for k in (0..whole).step_by(LANES) {
         // Rows are short and far apart: the processor does not see the next panel coming.
-        if more && k % (CACHE_LINE / N::SIZE) == 0 {
+        if let Some(next) = next
+            && k % (CACHE_LINE / N::SIZE) == 0
+        {
             for j in 0..PANEL {
-                prefetch(row(PANEL + j, k).cast());
+                prefetch(next.wrapping_add((j * stride + k) * N::SIZE).cast());
             }
         }
         for half in 0..2 {

@@ -18,10 +18,10 @@
 
 use std::ops::Range;
 
-use crate::buffer::{Output, Shared, with_scratch};
+use crate::buffer::{Output, Shared, count, with_scratch};
 use crate::gemm::{self, Depth, Grid, Target};
 use crate::isa::{Isa, per_isa};
-use crate::linear::{Branches, Epilogue, Finish, Gated, Gates, LowRank};
+use crate::linear::{Branches, Epilogue, Finish, Gated, Gates, LowRank, gated_outputs};
 use crate::matrix::{Dtype, Matrix, as_bytes};
 use crate::parallel;
 use crate::simd::{INTEGERS, Integers, LANES, bf16_to_f32, f16_to_f32};
@@ -32,8 +32,9 @@ const DEPTH_BLOCK: usize = 512;
 const LARGEST: i16 = 2047;
 const _: () = assert!(DEPTH_BLOCK * (LARGEST as usize).pow(2) < 1 << 31);
 
-/// Outputs of a panel: two vectors of sums.
+/// Outputs of a panel: two vectors of sums. The branches' panels lie beside them.
 const PANEL: usize = 2 * LANES;
+const _: () = assert!(PANEL == crate::pack::PANEL);
 /// What a panel holds for a pair of inputs: sixteen outputs, two numbers each.
 const LINE: usize = 2 * PANEL;
 /// Rows whose integers lie in turn, so that a tile reads one stream: those of its tallest tile.
@@ -67,7 +68,7 @@ pub fn linear_quantized(
     let finish = Finish::new(rows, outputs, epilogue);
     let branches = Branches::new(x, rows, weight, epilogue.low_rank);
     let right = Right { weight, gated: false };
-    let mut output = Output::new(rows * outputs);
+    let mut output = Output::new(count([rows, outputs]));
     let memory = output.shared();
     each_part(isa, x, rows, weight.cols, |left| {
         Grid::with_limits(left.rows, outputs, weight.cols, 768, 160).for_each(|rows, columns| {
@@ -114,7 +115,7 @@ pub fn linear_geglu_quantized(
     let branches = Branches::new(x, rows, weight, low_rank);
     let right = Right { weight, gated: true };
     let gated = |up| Gated { weight: up, outputs };
-    let mut output = Output::new(rows * outputs);
+    let mut output = Output::new(count([rows, outputs]));
     let memory = output.shared();
     each_part(isa, x, rows, weight.cols, |left| {
         let grid = Grid::with_limits(left.rows, outputs, 2 * weight.cols, 384, 160);
@@ -326,10 +327,7 @@ impl Right<'_> {
         if !self.gated {
             return first..self.weight.rows.min(first + PANEL);
         }
-        let half = self.weight.rows / 2;
-        let value = first / (2 * PANEL) * PANEL;
-        let offset = if first.is_multiple_of(2 * PANEL) { 0 } else { half };
-        offset + value..offset + half.min(value + PANEL)
+        gated_outputs(first, self.weight.rows / 2)
     }
 }
 

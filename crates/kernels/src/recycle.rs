@@ -7,6 +7,7 @@
 //! memory grows by a [`SLACK`]th at most.
 
 use std::alloc::{GlobalAlloc, Layout};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Smaller blocks are the inner allocator's business.
@@ -14,8 +15,17 @@ const LARGE: usize = 1 << 20;
 /// This part of the peak may be kept beyond it: where the peak is reached again and again, the
 /// small blocks of a layer would else drive out each other.
 const SLACK: usize = 32;
-/// Most blocks that are kept.
+/// At so many blocks the oldest one goes.
 const SLOTS: usize = 64;
+
+/// Bytes of all freed blocks that [`Recycling`] keeps: the next layers will use them, so whoever
+/// asks what is left of the memory counts them as free.
+#[must_use]
+pub fn kept_bytes() -> usize {
+    KEPT.load(Ordering::Relaxed)
+}
+
+static KEPT: AtomicUsize = AtomicUsize::new(0);
 
 /// A global allocator around another one; see the module.
 ///
@@ -58,13 +68,36 @@ impl State {
         self.blocks.copy_within(index + 1..self.count, index);
         self.count -= 1;
         self.kept -= block.layout.size();
+        KEPT.fetch_sub(block.layout.size(), Ordering::Relaxed);
         block
     }
 
-    /// The oldest block, if more is kept than may be.
-    fn excess(&mut self) -> Option<Block> {
-        let over = self.used + self.kept > self.peak + self.peak / SLACK || self.count == SLOTS;
-        (over && self.count > 0).then(|| self.take(0))
+    /// Keeps a block; there is room for it.
+    fn keep(&mut self, block: Block) {
+        self.blocks[self.count] = block;
+        self.count += 1;
+        self.kept += block.layout.size();
+        KEPT.fetch_add(block.layout.size(), Ordering::Relaxed);
+    }
+
+    /// Counts a block that is in use from now on.
+    fn lend(&mut self, layout: Layout) {
+        self.used += layout.size();
+        self.peak = self.peak.max(self.used);
+    }
+
+    /// The oldest block, if more is kept than may be while `more` bytes come into use.
+    fn excess(&mut self, more: usize) -> Option<Block> {
+        let used = self.used.saturating_add(more);
+        let peak = self.peak.max(used);
+        let over = used.saturating_add(self.kept) > peak.saturating_add(peak / SLACK)
+            || self.count == SLOTS;
+        if over { self.oldest() } else { None }
+    }
+
+    /// The oldest block.
+    fn oldest(&mut self) -> Option<Block> {
+        (self.count > 0).then(|| self.take(0))
     }
 }
 
@@ -94,20 +127,40 @@ fn large(layout: Layout) -> Option<Layout> {
 }
 
 impl<A: GlobalAlloc> Recycling<A> {
-    /// Counts a block as used; a kept one, where there is one of that layout.
+    /// A kept block of that layout, where there is one.
     fn reuse(&self, layout: Layout) -> Option<*mut u8> {
         let mut state = self.state();
-        state.used += layout.size();
-        state.peak = state.peak.max(state.used);
         let of_size = |block: &Block| block.layout == layout;
         let index = state.blocks[..state.count].iter().rposition(of_size)?;
-        Some(state.take(index).start)
+        let block = state.take(index);
+        state.lend(layout);
+        Some(block.start)
     }
 
-    /// Gives back what is kept beyond the peak.
-    fn trim(&self) {
+    /// A block of `inner`'s. Makes room for it first: what is kept must go where the new block
+    /// would bring all of it beyond the peak.
+    fn fresh(&self, layout: Layout, alloc: impl Fn(Layout) -> *mut u8) -> *mut u8 {
+        self.trim(layout.size());
+        let mut start = alloc(layout);
+        if start.is_null() {
+            self.give_back(State::oldest);
+            start = alloc(layout);
+        }
+        if !start.is_null() {
+            self.state().lend(layout);
+        }
+        start
+    }
+
+    /// Gives back what is kept beyond the peak, were `more` bytes in use.
+    fn trim(&self, more: usize) {
+        self.give_back(|state| state.excess(more));
+    }
+
+    /// Gives back blocks while `which` names one.
+    fn give_back(&self, which: impl Fn(&mut State) -> Option<Block>) {
         loop {
-            let block = self.state().excess();
+            let block = which(&mut self.state());
             let Some(Block { start, layout }) = block else { return };
             // SAFETY: it came from `inner` with this layout and nobody else knows it.
             unsafe { self.inner.dealloc(start, layout) };
@@ -126,13 +179,8 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for Recycling<A> {
         if let Some(start) = self.reuse(layout) {
             return start;
         }
-        self.trim();
         // SAFETY: at least as large as what the caller asked for, which was not empty.
-        let start = unsafe { self.inner.alloc(layout) };
-        if start.is_null() {
-            self.state().used -= layout.size();
-        }
-        start
+        self.fresh(layout, |layout| unsafe { self.inner.alloc(layout) })
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
@@ -141,15 +189,7 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for Recycling<A> {
             return unsafe { self.inner.alloc_zeroed(layout) };
         };
         // SAFETY: passed on; fresh pages are zero without anybody writing them.
-        let start = unsafe { self.inner.alloc_zeroed(layout) };
-        if !start.is_null() {
-            let mut state = self.state();
-            state.used += layout.size();
-            state.peak = state.peak.max(state.used);
-            drop(state);
-            self.trim();
-        }
-        start
+        self.fresh(layout, |layout| unsafe { self.inner.alloc_zeroed(layout) })
     }
 
     unsafe fn dealloc(&self, start: *mut u8, layout: Layout) {
@@ -159,18 +199,15 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for Recycling<A> {
         };
         let mut state = self.state();
         state.used -= layout.size();
-        let slot = state.count;
-        if slot == SLOTS {
+        if state.count == SLOTS {
             drop(state);
             // SAFETY: it came from `inner` with this layout.
             unsafe { self.inner.dealloc(start, layout) };
             return;
         }
-        state.blocks[slot] = Block { start, layout };
-        state.count += 1;
-        state.kept += layout.size();
+        state.keep(Block { start, layout });
         drop(state);
-        self.trim();
+        self.trim(0);
     }
 
     unsafe fn realloc(&self, start: *mut u8, layout: Layout, size: usize) -> *mut u8 {
@@ -255,6 +292,52 @@ mod tests {
         for (start, layout) in used {
             // SAFETY: as above.
             unsafe { allocator.dealloc(start, layout) };
+        }
+    }
+
+    /// Has no more than 16 MB.
+    struct Small;
+
+    // SAFETY: the system's, or null.
+    unsafe impl GlobalAlloc for Small {
+        unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+            if layout.size() > 16 << 20 {
+                return std::ptr::null_mut();
+            }
+            // SAFETY: passed on.
+            unsafe { System.alloc(layout) }
+        }
+
+        unsafe fn dealloc(&self, start: *mut u8, layout: Layout) {
+            // SAFETY: passed on.
+            unsafe { System.dealloc(start, layout) };
+        }
+    }
+
+    #[test]
+    fn an_allocation_that_fails_leaves_no_trace_in_what_may_be_kept() {
+        let allocator = Recycling::new(Small);
+        // SAFETY: as above.
+        unsafe {
+            let first = allocator.alloc(block(8));
+            assert!(allocator.alloc(block(64)).is_null());
+            allocator.dealloc(first, block(8));
+        }
+        let state = allocator.state();
+        assert_eq!((state.used, state.peak), (0, 8 << 20));
+    }
+
+    #[test]
+    fn kept_blocks_are_counted_while_they_are_kept() {
+        let allocator = Recycling::new(System);
+        // SAFETY: as above.
+        unsafe {
+            let start = allocator.alloc(block(2000));
+            allocator.dealloc(start, block(2000));
+            assert!(kept_bytes() >= 2000 << 20);
+            let start = allocator.alloc(block(2000));
+            assert!(kept_bytes() < 2000 << 20, "other tests keep less meanwhile");
+            allocator.dealloc(start, block(2000));
         }
     }
 

@@ -49,7 +49,7 @@ const CHANNELS: usize = 32;
 const TASK_PANELS: usize = 4;
 /// Up to so many groups every task transforms its own filters.
 const FEW_GROUPS: usize = 3;
-/// Transformed tiles in memory at once, in numbers (32 MB).
+/// Transformed tiles in memory at once, in numbers (32 MB), unless two groups are more.
 const WAVE: usize = 8 << 20;
 /// Numbers between components beyond their length, or all of them would fall on one cache set.
 const SKEW: usize = 16;
@@ -278,7 +278,7 @@ impl Winograd<'_> {
                             let a = a + tiles * units.start;
                             let product = Product {
                                 // SAFETY: transformed, and only read from now on.
-                                a: unsafe { transformed.part(a..a + tiles * row) },
+                                a: unsafe { transformed.read(a..a + tiles * row) },
                                 a_stride: row,
                                 rows: tiles,
                                 panels: &filters[units.start * PANEL..],
@@ -330,7 +330,7 @@ impl Winograd<'_> {
             for first in (0..channels).step_by(CHANNELS) {
                 let count = CHANNELS.min(channels - first);
                 let inputs = first * 9..(first + count) * 9;
-                pack(self.isa, source, outputs.clone(), inputs, None, taps);
+                pack(self.isa, source, outputs.clone(), inputs, None, None, taps);
                 let taps = &taps[..count * 9 * PANEL];
                 transform_filters(self.isa, taps, first, self.filter(), to, self.doubled());
             }

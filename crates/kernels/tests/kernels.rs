@@ -6,9 +6,9 @@ mod common;
 use common::{Random, Stored, close, each_isa};
 use proptest::prelude::*;
 use unwrong_kernels::{
-    Activation, AttentionShape, Conv, ConvEpilogue, Epilogue, Fold, GroupNorm, LowRank, Matrix,
-    activate, attention, conv2d, conv2d_folded, conv2d_into, group_norm, layer_norm, linear,
-    linear_geglu, reference,
+    Activation, AttentionShape, Conv, ConvEpilogue, Dtype, Epilogue, Fold, GroupNorm, LowRank,
+    Matrix, activate, attention, conv2d, conv2d_folded, conv2d_into, conv2d_rows_into, group_norm,
+    layer_norm, linear, linear_geglu, reference,
 };
 
 const ACTIVATIONS: [Activation; 4] =
@@ -281,4 +281,29 @@ fn a_convolution_of_a_doubled_image_equals_the_reference_for_any_padding() {
         let (expected, _) = reference::conv2d(&x, shape, &conv, &epilogue);
         each_isa(|| close(&conv2d(&x, shape, &conv, &epilogue).0, &expected, 8 * 9 * shape[3]));
     }
+}
+
+#[test]
+#[should_panic(expected = "do not fit into memory")]
+fn a_product_of_nothing_with_more_results_than_memory_is_refused() {
+    // 950 · outputs is 590 beyond the largest number.
+    let outputs = 194_176_253_407_468_965;
+    let weight = Matrix::new(Dtype::F32, outputs, 0, &[]);
+    let _ = linear(&[], 950, weight, &Epilogue::default());
+}
+
+#[test]
+fn images_of_nothing_stay_nothing() {
+    let mut random = Random(12);
+    let weight = Stored::new(&mut random, 0, 0, 24, 9 * 32);
+    let conv =
+        Conv { weight: weight.matrix(), kernel: 3, stride: 1, padding: [1; 4], upsample: false };
+    let x = random.numbers(4 * 8 * 32);
+    let none = ConvEpilogue::default();
+    each_isa(|| {
+        conv2d_rows_into(&mut [], 4..4, &x, [1, 4, 8, 32], &conv, None, &none);
+        let numbers = [1.0; 32];
+        let norm = GroupNorm { groups: 8, eps: 1e-5, weight: &numbers, bias: &numbers };
+        assert!(group_norm(&[], [1, 0, 0, 32], &norm, true).is_empty());
+    });
 }

@@ -331,7 +331,9 @@ impl Resnet {
         rows: usize,
     ) -> Result<Image> {
         let (Some(shortcut), None) = (&self.conv_shortcut, &self.time_emb_proj) else {
-            return self.forward(run, upsampler.image(run, &x)?, None);
+            let image = upsampler.image(run, &x)?;
+            drop(x);
+            return self.forward(run, image, None);
         };
         let half = DoubledHalf {
             upsampler: run.product(&upsampler.conv.weights),

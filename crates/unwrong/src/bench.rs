@@ -12,6 +12,7 @@ use unwrong_models::unet::Prepared;
 use unwrong_prompt::{CHUNK_TOKENS, Prompt};
 
 use crate::error::{Error, Result};
+use crate::memory;
 use crate::noise::Noise;
 use crate::pipeline::{Pipeline, Stage, VAE_FACTOR};
 use crate::request::{GenerateRequest, LongPrompt, NoiseKind, Size, Syntax};
@@ -78,6 +79,7 @@ impl Pipeline {
         request: &GenerateRequest,
         case: Case,
     ) -> Result<Vec<f64>> {
+        case.size.check()?;
         self.check_weights(request)?;
         let weights = request.weights.unwrap_or_default();
         let set = self.adapters(&self.completed(request)?)?;
@@ -100,7 +102,20 @@ impl Pipeline {
         }
     }
 
+    /// What is measured is the whole: where that does not fit, there is nothing to measure.
+    fn check_fits(&self, what: &'static str, size: Size, needs: u64) -> Result<()> {
+        match self.memory.or_else(memory::free) {
+            Some(budget) if needs > budget => {
+                Err(Error::NotEnoughMemory { what, size, needs, budget })
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn bench_unet(&self, stage: &Stage, run: &Run<'_>, case: Case) -> Result<Vec<f64>> {
+        let [_, height, width, _] = latents_of(case.size, case.batch, 0);
+        let needs = stage.unet.bytes(case.batch, [height, width], CHUNK_TOKENS);
+        self.check_fits("a step", case.size, needs)?;
         let prepared = &self.invented_conditioning(stage, run, case.batch)?;
         let channels = stage.unet.config().in_channels;
         case.time(step_before(case.size), |size| {
@@ -131,7 +146,10 @@ impl Pipeline {
 
     fn bench_decode(&self, case: Case) -> Result<Vec<f64>> {
         let run = self.run(&self.none);
-        let channels = self.vae.config().latent_channels;
+        let [_, height, width, channels] =
+            latents_of(case.size, case.batch, self.vae.config().latent_channels);
+        let needs = self.vae.plan_decode([height, width], None).whole_bytes;
+        self.check_fits("decoding", case.size, needs)?;
         case.time(SMALLEST, |size| {
             let latents = self.invented(&latents_of(size, case.batch, channels))?;
             Ok(move || Ok(self.vae.decode(&run, &latents)?))
@@ -141,6 +159,9 @@ impl Pipeline {
     fn bench_encode(&self, case: Case) -> Result<Vec<f64>> {
         let run = self.run(&self.none);
         let channels = self.vae.config().in_channels;
+        let [_, height, width, _] = latents_of(case.size, case.batch, channels);
+        let needs = self.vae.plan_encode([height, width], None).whole_bytes;
+        self.check_fits("encoding", case.size, needs)?;
         case.time(SMALLEST, |Size { width, height }| {
             let shape = [case.batch, height as usize, width as usize, channels];
             let pixels = (self.invented(&shape)? * 0.5)?;

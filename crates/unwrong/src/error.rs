@@ -169,7 +169,7 @@ pub enum Error {
         gigabytes(*needs), gigabytes(*budget)
     )]
     NotEnoughMemory {
-        /// `a step` or `decoding`.
+        /// `a step`, `decoding` or `encoding`.
         what: &'static str,
         /// Size of the picture.
         size: Size,

@@ -5,6 +5,7 @@
 
 use std::fs;
 
+use unwrong_models::kept_bytes;
 use unwrong_models::unet::Unet;
 use unwrong_models::vae::{Tiling, Work};
 
@@ -15,21 +16,44 @@ use crate::plan::Plan;
 use crate::request::Size;
 
 /// Bytes that this process may still take: what the system calls available, or what is left of
-/// its control group's limit. Unknown outside Linux.
+/// the limits of its control group and those above, and what earlier layers left for reuse.
+/// Unknown outside Linux.
 #[must_use]
 pub fn free() -> Option<u64> {
     let read = |path: &str| fs::read_to_string(path).ok();
     let system = read("/proc/meminfo").and_then(|text| available(&text));
-    let group = [
-        ["memory.max", "memory.current", "memory.stat"]
-            .map(|name| format!("/sys/fs/cgroup/{name}")),
-        ["memory.limit_in_bytes", "memory.usage_in_bytes", "memory.stat"]
-            .map(|name| format!("/sys/fs/cgroup/memory/{name}")),
-    ];
-    let groups = group.iter().filter_map(|[limit, used, stat]| {
-        left_of_group(&read(limit)?, &read(used)?, &read(stat).unwrap_or_default())
+    let groups = folders(&read("/proc/self/cgroup").unwrap_or_default());
+    let groups = groups.iter().filter_map(|(folder, [limit, used])| {
+        let read = |name: &str| read(&format!("{folder}/{name}"));
+        left_of_group(&read(limit)?, &read(used)?, &read("memory.stat").unwrap_or_default())
     });
-    system.into_iter().chain(groups).min()
+    Some(system.into_iter().chain(groups).min()? + kept_bytes() as u64)
+}
+
+/// Names of the files that hold a group's limit and what it uses.
+type Names = [&'static str; 2];
+
+/// Where the limits of this process's group and of every group above it stand, from the text of
+/// `/proc/self/cgroup`: lines `0::/path` (version 2) or `n:memory:/path` (version 1).
+fn folders(groups: &str) -> Vec<(String, Names)> {
+    const TWO: (&str, Names) = ("/sys/fs/cgroup", ["memory.max", "memory.current"]);
+    const ONE: (&str, Names) =
+        ("/sys/fs/cgroup/memory", ["memory.limit_in_bytes", "memory.usage_in_bytes"]);
+    // In a container the path may be the host's, but the root there is the container's.
+    let mut all = vec![(TWO.0.to_owned(), TWO.1), (ONE.0.to_owned(), ONE.1)];
+    for line in groups.lines() {
+        let mut fields = line.splitn(3, ':').skip(1);
+        let (Some(controllers), Some(path)) = (fields.next(), fields.next()) else { continue };
+        let (root, names) = match controllers {
+            "" => TWO,
+            _ if controllers.split(',').any(|name| name == "memory") => ONE,
+            _ => continue,
+        };
+        let ends = path.match_indices('/').skip(1).map(|(at, _)| at).chain([path.len()]);
+        let above = ends.map(|end| (format!("{root}{}", &path[..end]), names));
+        all.extend(above.filter(|_| path.len() > 1));
+    }
+    all
 }
 
 /// Reads `MemAvailable:    123456 kB`.
@@ -113,6 +137,24 @@ mod tests {
         let meminfo = "MemTotal:  9000 kB\nMemFree:  100 kB\nMemAvailable:    2048 kB\n";
         assert_eq!(available(meminfo), Some(2 * 1024 * 1024));
         assert_eq!(available("MemTotal:  9000 kB\n"), None);
+    }
+
+    #[test]
+    fn the_limits_of_the_groups_above_count_too() {
+        let places = |text| {
+            folders(text).into_iter().map(|(folder, [limit, _])| format!("{folder}/{limit}"))
+        };
+        let two: Vec<_> = places("0::/user.slice/a.scope\n").skip(2).collect();
+        assert_eq!(
+            two,
+            [
+                "/sys/fs/cgroup/user.slice/memory.max",
+                "/sys/fs/cgroup/user.slice/a.scope/memory.max"
+            ]
+        );
+        let one: Vec<_> = places("5:cpu,memory:/job\n4:pids:/job\n0::/\n").skip(2).collect();
+        assert_eq!(one, ["/sys/fs/cgroup/memory/job/memory.limit_in_bytes"]);
+        assert_eq!(places("").count(), 2);
     }
 
     #[test]

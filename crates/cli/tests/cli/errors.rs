@@ -185,6 +185,12 @@ fn what_cannot_be_measured_is_refused_with_the_rows_there_are() {
     {
         refused(folder.path(), &["bench", "unet", flag, value]);
     }
+    for row in ["unet", "vae-decode", "vae-encode"] {
+        let arguments = ["bench", row, "--size", "2048x2048", "--memory", "0.1"];
+        let stderr = refused(folder.path(), &arguments);
+        assert!(stderr.contains("2048x2048 takes about"), "{stderr}");
+        assert!(stderr.contains("0.10 GB may be used"), "{stderr}");
+    }
     let stderr = refused(folder.path(), &["bench", "refiner-unet", "--refiner", "none"]);
     assert!(stderr.contains("has no refiner"), "{stderr}");
 }
