@@ -186,9 +186,11 @@ unsafe fn run(
     if epilogue.accumulate {
         // In one piece, so that it is the sum that a residual would give.
         let fresh = ConvEpilogue { accumulate: false, ..*epilogue };
-        let mut sums = vec![0.0; output_shape.iter().product()];
+        let mut sums = Output::new(count(output_shape));
         // SAFETY: ours, and as long.
-        unsafe { run(Shared::of(&mut sums), rows, x, shape, conv, fold, &fresh) };
+        unsafe { run(sums.shared(), rows, x, shape, conv, fold, &fresh) };
+        // SAFETY: it was written whole.
+        let sums = unsafe { sums.finish() };
         // SAFETY: ours, and written, by the caller.
         let out = unsafe { memory.part(0..sums.len()) };
         for (out, sum) in out.iter_mut().zip(&sums) {
