@@ -8,15 +8,19 @@
 //!
 //! **Scales.** The depth is cut into blocks of at most [`DEPTH_BLOCK`] inputs. Every row of
 //! activations and every output of the weight has its own symmetric scale per block, greatest
-//! magnitude ÷ [`LARGEST`], so an outlier coarsens only its own block of its own row. A block
-//! that holds an infinity or NaN makes its row or its output NaN.
+//! magnitude ÷ [`LARGEST`]. A block that holds an infinity or NaN makes its row or its output
+//! NaN. Activations far beyond their block's others would make those coarse, so they are
+//! multiplied in f32; see [`outliers`].
 //!
 //! **No overflow.** A sum in integers spans one block: at most 512 · 2047² = 2,145,387,008,
 //! which is below 2³¹ = 2,147,483,648. It is exact, so it is the same at every level.
 //!
 //! **Order of summation.** Blocks are added in f32, in order; see [`crate::gemm`].
 
+mod outliers;
+
 use std::ops::Range;
+use std::sync::Mutex;
 
 use crate::buffer::{Output, Shared, count, with_scratch};
 use crate::gemm::{self, Depth, Grid, Target};
@@ -25,6 +29,7 @@ use crate::linear::{Branches, Epilogue, Finish, Gated, Gates, LowRank, gated_out
 use crate::matrix::{Dtype, Matrix, as_bytes};
 use crate::parallel;
 use crate::simd::{INTEGERS, Integers, LANES, bf16_to_f32, f16_to_f32};
+use outliers::{Outlier, Outliers};
 
 /// Longest depth block.
 const DEPTH_BLOCK: usize = 512;
@@ -182,6 +187,7 @@ struct Left<'a> {
     integers: &'a [i16],
     /// Block after block, one number per row.
     scales: &'a [f32],
+    outliers: Outliers,
 }
 
 impl Left<'_> {
@@ -210,8 +216,17 @@ fn each_part(isa: Isa, x: &[f32], rows: usize, depth: usize, body: impl Fn(&Left
             let (to, scales_to) = (Shared::of(integers), Shared::of(scales));
             let rounding = Rounding { x, rows, depth: blocks, integers: to, scales: scales_to };
             let groups = rows.div_ceil(GROUP);
-            parallel::for_each(groups, rows * depth, |group| round_group(isa, &rounding, group));
-            body(&Left { first_row, rows, depth: blocks, integers: as_integers(integers), scales });
+            let found = Mutex::new(Vec::new());
+            parallel::for_each(groups, rows * depth, |group| {
+                let outliers = round_group(isa, &rounding, group);
+                if !outliers.is_empty() {
+                    found.lock().expect("no holder panics").extend(outliers);
+                }
+            });
+            let outliers = found.into_inner().expect("no holder panicked");
+            let outliers = Outliers::new(outliers, rows, blocks);
+            let integers = as_integers(integers);
+            body(&Left { first_row, rows, depth: blocks, integers, scales, outliers });
         });
     }
 }
@@ -226,11 +241,13 @@ struct Rounding<'a> {
 }
 
 per_isa! {
-    fn round_group(rounding: &Rounding<'_>, group: usize) = round_group_body
+    /// Rounds a group's rows, but for the outliers that are returned.
+    fn round_group(rounding: &Rounding<'_>, group: usize) -> Vec<Outlier> = round_group_body
 }
 
 #[inline(always)]
-fn round_group_body<S: Integers>(s: S, r: &Rounding<'_>, group: usize) {
+fn round_group_body<S: Integers>(s: S, r: &Rounding<'_>, group: usize) -> Vec<Outlier> {
+    let mut found = Vec::new();
     let rows = group * GROUP..r.rows.min((group + 1) * GROUP);
     for (block, inputs) in r.depth.blocks().enumerate() {
         let (start, words) = place(r.rows, &inputs, group);
@@ -240,14 +257,32 @@ fn round_group_body<S: Integers>(s: S, r: &Rounding<'_>, group: usize) {
             (r.integers.part(start..start + words), r.scales.part(scale..scale + rows.len()))
         };
         let mut x = [&[][..]; GROUP];
-        let mut inverses = [0.0; GROUP];
+        let mut without: [Vec<f32>; GROUP] = Default::default();
+        let mut greatest = [0.0; GROUP];
         for (i, row) in rows.clone().enumerate() {
             x[i] = &r.x[row * r.depth.units..][inputs.clone()];
-            let packing = Scale::of(F32::greatest(s, as_bytes(x[i])));
+            greatest[i] = F32::greatest(s, as_bytes(x[i]));
+            let Some(limit) = outliers::limit(s, x[i], greatest[i]) else { continue };
+            without[i].extend_from_slice(x[i]);
+            for (input, number) in inputs.clone().zip(&mut without[i]) {
+                if number.abs() > limit {
+                    let value = std::mem::take(number);
+                    found.push(Outlier { block, row, input, value });
+                }
+            }
+            greatest[i] = F32::greatest(s, as_bytes(&without[i]));
+        }
+        let mut inverses = [0.0; GROUP];
+        for i in 0..rows.len() {
+            if !without[i].is_empty() {
+                x[i] = &without[i];
+            }
+            let packing = Scale::of(greatest[i]);
             (scales[i], inverses[i]) = (packing.scale, packing.inverse);
         }
         round_block(s, &x, &inverses, as_integers_mut(integers));
     }
+    found
 }
 
 /// Rounds one block of a group. Rows with no inverse are zero.
@@ -523,16 +558,18 @@ unsafe fn multiply(
     let wide = columns.len().next_multiple_of(PANEL);
     let longest = left.depth.longest().max(1);
     let words = wide * pairs(&(0..longest));
-    with_scratch([words, wide], |[integers, scales]| {
+    let exact = left.outliers.widest() * wide;
+    with_scratch([words, wide, exact], |[integers, scales, exact]| {
         for (block, inputs) in left.depth.blocks().enumerate() {
             let mut packed = Packed { integers: as_integers_mut(integers), scales };
             pack(isa, *right, columns.clone(), inputs.clone(), &mut packed);
+            left.outliers.gather(block, *right, columns.clone(), exact);
             for first in rows.clone().step_by(ROW_BLOCK) {
                 let some = first..rows.end.min(first + ROW_BLOCK);
                 let local = first - rows.start..some.end - rows.start;
                 let product = Product {
                     a: left.groups(&inputs, &some),
-                    a_scales: &left.scales[block * left.rows..][some],
+                    a_scales: &left.scales[block * left.rows..][some.clone()],
                     panels: packed.integers,
                     panel_scales: packed.scales,
                     pairs: pairs(&inputs),
@@ -543,7 +580,10 @@ unsafe fn multiply(
                 product.check();
                 // SAFETY: `check` has seen that operands are in bounds; the target is ours alone
                 // by the caller.
-                unsafe { multiply_block(isa, &product) };
+                unsafe {
+                    multiply_block(isa, &product);
+                    left.outliers.add(isa, block, some, columns.len(), exact, product.target);
+                }
                 if inputs.end == left.depth.units {
                     done(local);
                 }

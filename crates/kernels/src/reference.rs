@@ -78,10 +78,17 @@ pub fn linear_quantized(
             .map(|output| rounded(inputs.clone().map(|input| weight.get(output, input))))
             .collect();
         for (row, sums) in sums.chunks_exact_mut(outputs).enumerate() {
-            let (a, a_scale) = self::rounded(x[row * depth..][inputs.clone()].iter().copied());
-            for (sum, (b, b_scale)) in sums.iter_mut().zip(&rounded) {
+            let x = &x[row * depth..][inputs.clone()];
+            let mean = x.iter().map(|x| x.abs()).sum::<f32>() / x.len() as f32;
+            let is_far = |x: f32| x.is_finite() && mean.is_finite() && x.abs() > 16.0 * mean;
+            let near = x.iter().map(|&x| if is_far(x) { 0.0 } else { x });
+            let (a, a_scale) = self::rounded(near);
+            for (output, (sum, (b, b_scale))) in sums.iter_mut().zip(&rounded).enumerate() {
                 let integer: i64 = a.iter().zip(b).map(|(a, b)| a * b).sum();
                 *sum += integer as f64 * f64::from(*b_scale) * f64::from(a_scale);
+                for (input, far) in inputs.clone().zip(x).filter(|(_, x)| is_far(**x)) {
+                    *sum += f64::from(*far) * f64::from(weight.get(output, input));
+                }
             }
         }
     }

@@ -148,31 +148,75 @@ struct Entry {
     data_offsets: [u64; 2],
 }
 
+/// A file of f16 weights whose tensors are changed in place.
+struct WeightFile {
+    file: File,
+    start: u64,
+    entries: BTreeMap<String, serde_json::Value>,
+}
+
+impl WeightFile {
+    fn open(path: &Path) -> Self {
+        let mut file = File::options().read(true).write(true).open(path).unwrap();
+        let mut length = [0; 8];
+        file.read_exact(&mut length).unwrap();
+        let length = u64::from_le_bytes(length);
+        let mut header = vec![0; length as usize];
+        file.read_exact(&mut header).unwrap();
+        let entries = serde_json::from_slice(&header).unwrap();
+        Self { file, start: 8 + length, entries }
+    }
+
+    /// Multiplies the numbers of the last axis at some indices.
+    fn scale(&mut self, name: &str, factors: &[(usize, f32)]) {
+        let entry: Entry = serde_json::from_value(self.entries[name].clone()).unwrap();
+        assert_eq!(entry.dtype, "F16");
+        let mut bytes = vec![0; (entry.data_offsets[1] - entry.data_offsets[0]) as usize];
+        self.file.seek(SeekFrom::Start(self.start + entry.data_offsets[0])).unwrap();
+        self.file.read_exact(&mut bytes).unwrap();
+        for row in bytes.chunks_exact_mut(2 * entry.shape.last().unwrap()) {
+            for &(channel, factor) in factors {
+                let place: &mut [u8; 2] = (&mut row[2 * channel..][..2]).try_into().unwrap();
+                let value = f16::from_le_bytes(*place).to_f32();
+                *place = f16::from_f32(value * factor).to_le_bytes();
+            }
+        }
+        self.file.seek(SeekFrom::Start(self.start + entry.data_offsets[0])).unwrap();
+        self.file.write_all(&bytes).unwrap();
+    }
+}
+
 /// Makes a few channels of every normalised token 20 to 100 times the others, as trained
-/// transformers have them.
+/// transformers have them, and the layers that read them expect it: their columns for those
+/// channels are as much smaller.
 fn add_outliers(weights: &Path) {
-    let mut file = File::options().read(true).write(true).open(weights).unwrap();
-    let mut length = [0; 8];
-    file.read_exact(&mut length).unwrap();
-    let mut header = vec![0; u64::from_le_bytes(length) as usize];
-    file.read_exact(&mut header).unwrap();
-    let header: BTreeMap<String, serde_json::Value> = serde_json::from_slice(&header).unwrap();
-    let start = 8 + u64::from_le_bytes(length);
+    let mut file = WeightFile::open(weights);
     let norms = ["norm1.weight", "norm2.weight", "norm3.weight"];
+    let readers: [&[&str]; 3] = [
+        &["attn1.to_q.weight", "attn1.to_k.weight", "attn1.to_v.weight"],
+        &["attn2.to_q.weight"],
+        &["ff.net.0.proj.weight"],
+    ];
     let mut count = 0;
-    for (name, entry) in header {
-        if !name.contains("transformer_blocks") || !norms.iter().any(|norm| name.ends_with(norm)) {
+    for name in file.entries.keys().cloned().collect::<Vec<_>>() {
+        let Some(which) = norms.iter().position(|norm| name.ends_with(norm)) else { continue };
+        if !name.contains("transformer_blocks") {
             continue;
         }
-        let entry: Entry = serde_json::from_value(entry).unwrap();
-        assert_eq!(entry.dtype, "F16");
-        for (k, factor) in [20.0, 40.0, 60.0, 100.0].into_iter().enumerate() {
-            let channel = (k * 307 + 11) % entry.shape[0];
-            let place = start + entry.data_offsets[0] + 2 * channel as u64;
-            file.seek(SeekFrom::Start(place)).unwrap();
-            file.write_all(&f16::from_f32(factor).to_le_bytes()).unwrap();
-            count += 1;
+        let entry: Entry = serde_json::from_value(file.entries[&name].clone()).unwrap();
+        let outliers: Vec<(usize, f32)> = [20.0, 40.0, 60.0, 100.0]
+            .into_iter()
+            .enumerate()
+            .map(|(k, factor)| ((k * 307 + 11) % entry.shape[0], factor))
+            .collect();
+        file.scale(&name, &outliers);
+        let inverse: Vec<_> =
+            outliers.iter().map(|&(channel, factor)| (channel, 1.0 / factor)).collect();
+        let block = name.strip_suffix(norms[which]).unwrap();
+        for reader in readers[which] {
+            file.scale(&format!("{block}{reader}"), &inverse);
         }
+        count += 1;
     }
     assert!(count > 0, "there are no transformer blocks");
 }
