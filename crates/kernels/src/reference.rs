@@ -80,7 +80,9 @@ pub fn linear_quantized(
         for (row, sums) in sums.chunks_exact_mut(outputs).enumerate() {
             let x = &x[row * depth..][inputs.clone()];
             let mean = x.iter().map(|x| x.abs()).sum::<f32>() / x.len() as f32;
-            let is_far = |x: f32| x.is_finite() && mean.is_finite() && x.abs() > 16.0 * mean;
+            let greatest = x.iter().fold(0.0_f32, |greatest, x| greatest.max(x.abs()));
+            let worth = x.iter().all(|x| x.is_finite()) && greatest > 24.0 * mean;
+            let is_far = |x: f32| worth && x.abs() > 12.0 * mean;
             let near = x.iter().map(|&x| if is_far(x) { 0.0 } else { x });
             let (a, a_scale) = self::rounded(near);
             for (output, (sum, (b, b_scale))) in sums.iter_mut().zip(&rounded).enumerate() {

@@ -15,9 +15,12 @@ use crate::isa::{Isa, per_isa};
 use crate::pack::PANEL;
 use crate::simd::{LANES, Simd, padded, update_with};
 
-/// How many times the mean magnitude of its row's block an outlier exceeds. Normally
-/// distributed numbers never do, and no more than one number of sixteen ever can.
-const FAR: f32 = 16.0;
+/// How many times the mean magnitude of its row's block an outlier exceeds: no more than one
+/// number of twelve ever can.
+const FAR: f32 = 12.0;
+/// How many times it the greatest must exceed for outliers to be left out at all. Neither normally
+/// distributed numbers do nor products of two of them, which gated layers make.
+const WORTH: f32 = 24.0;
 
 /// A number that stays out of the integers.
 #[derive(Clone, Copy)]
@@ -39,8 +42,8 @@ pub(super) fn limit<S: Simd>(s: S, x: &[f32], greatest: f32) -> Option<f32> {
         let v = s.load(chunk);
         sum = s.add(sum, s.max(v, s.sub(zero, v)));
     }
-    let limit = s.sum(sum) * (FAR / x.len() as f32);
-    (greatest.is_finite() && greatest > limit).then_some(limit)
+    let mean = s.sum(sum) * (1.0 / x.len() as f32);
+    (greatest.is_finite() && greatest > WORTH * mean).then_some(FAR * mean)
 }
 
 /// The outliers of a part's rows.
