@@ -20,7 +20,7 @@ from diffusers import StableDiffusionXLImg2ImgPipeline, StableDiffusionXLPipelin
 from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
-from stages import conditioning, keys, lora, networks, noise, picture, schedules, tokens
+from stages import conditioning, keys, lora, networks, noise, picture, schedules, tokens, training
 from stages.golden import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -82,6 +82,7 @@ def main():
             networks.write_unet(refiner.unet, networks.refiner_inputs(base), out, "unet_refiner"),
         ),
         "lora": lambda: lora.write(base, wrong, out),
+        "training": lambda: training.write(base, out),
         "picture": pictures,
         "vae": vae,
         "keys": lambda: keys.write(out),

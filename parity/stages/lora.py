@@ -219,6 +219,43 @@ def difference(ours, theirs):
     return ((ours - theirs).abs().max() / ours.abs().max()).item()
 
 
+# file: modules, names, which alphas: equal to rank and not in the file, all 1, or of each module
+FILES = {
+    "lora-2023-attention": ("attention", diffusers_2023, "rank"),
+    "lora-diffusers-attention": ("attention", diffusers_lora, "rank"),
+    "lora-peft-attention": ("attention", peft, "rank"),
+    "lora-kohya-attention": ("attention", kohya, "one"),
+    "lora-sgm-attention": ("attention", kohya_sgm, "one"),
+    "lora-kohya-attention-alphas": ("attention", kohya, "each"),
+    "lora-sgm-attention-alphas": ("attention", kohya_sgm, "each"),
+    "lora-peft-everything": ("everything", peft, "rank"),
+    "lora-kohya-most": ("most", kohya, "one"),
+    "lora-sgm-everything": ("everything", kohya_sgm, "one"),
+    "lora-sgm-everything-alphas": ("everything", kohya_sgm, "each"),
+    "lora-2023-text": ("text", diffusers_2023, "rank"),
+    "lora-peft-text": ("text", peft, "rank"),
+    "lora-kohya-text": ("text", kohya, "one"),
+    "lora-kohya-text-alphas": ("text", kohya, "each"),
+}
+
+
+def modules(base):
+    """Which modules a kind of file changes."""
+    return {
+        "attention": ATTENTION,
+        "everything": ATTENTION[:8] + OTHER_LINEAR + CONVOLUTIONS,
+        # diffusers 0.42.1 does not know `lora_unet_add_embedding_linear_N` (it does `label_emb_0_N`).
+        "most": [one for one in ATTENTION[:8] + OTHER_LINEAR + CONVOLUTIONS if "add_embedding" not in one[1]],
+        "text": ATTENTION[:4] + text(base),
+    }
+
+
+def adapters_of(base, wanted, alpha):
+    """The matrices of a file of `FILES`."""
+    adapters = invent(base, wanted, uniform=alpha == "one")
+    return without_alpha(adapters) if alpha == "rank" else adapters
+
+
 @torch.no_grad()
 def write(base, wrong, folder):
     """lora.{json,safetensors} and the files lora-*.safetensors"""
@@ -233,36 +270,10 @@ def write(base, wrong, folder):
         goldens.add(f"wrong.{scale}.output", inputs.run(base.unet, BLOCKS_AT))
     base.unload_lora_weights()
 
-    wanted = {
-        "attention": ATTENTION,
-        "everything": ATTENTION[:8] + OTHER_LINEAR + CONVOLUTIONS,
-        # diffusers 0.42.1 does not know `lora_unet_add_embedding_linear_N` (it does `label_emb_0_N`).
-        "most": [one for one in ATTENTION[:8] + OTHER_LINEAR + CONVOLUTIONS if "add_embedding" not in one[1]],
-        "text": ATTENTION[:4] + text(base),
-    }
-    # file: modules, names, which alphas: equal to rank and not in the file, all 1, or of each module
-    files = {
-        "lora-2023-attention": ("attention", diffusers_2023, "rank"),
-        "lora-diffusers-attention": ("attention", diffusers_lora, "rank"),
-        "lora-peft-attention": ("attention", peft, "rank"),
-        "lora-kohya-attention": ("attention", kohya, "one"),
-        "lora-sgm-attention": ("attention", kohya_sgm, "one"),
-        "lora-kohya-attention-alphas": ("attention", kohya, "each"),
-        "lora-sgm-attention-alphas": ("attention", kohya_sgm, "each"),
-        "lora-peft-everything": ("everything", peft, "rank"),
-        "lora-kohya-most": ("most", kohya, "one"),
-        "lora-sgm-everything": ("everything", kohya_sgm, "one"),
-        "lora-sgm-everything-alphas": ("everything", kohya_sgm, "each"),
-        "lora-2023-text": ("text", diffusers_2023, "rank"),
-        "lora-peft-text": ("text", peft, "rank"),
-        "lora-kohya-text": ("text", kohya, "one"),
-        "lora-kohya-text-alphas": ("text", kohya, "each"),
-    }
+    wanted = modules(base)
     told = {}
-    for name, (kind, names, alpha) in files.items():
-        adapters = invent(base, wanted[kind], uniform=alpha == "one")
-        if alpha == "rank":
-            adapters = without_alpha(adapters)
+    for name, (kind, names, alpha) in FILES.items():
+        adapters = adapters_of(base, wanted[kind], alpha)
         path = folder / f"{name}.safetensors"
         meaning = save(adapters, names, path)
         told[name] = {"modules": len(adapters), "keys": meaning}

@@ -8,11 +8,13 @@ use crate::{cargo, root, run};
 
 /// Which of our crates each of our crates may depend on; `docs/architecture.md` says why.
 const BOUNDARIES: &[(&str, &[&str])] = &[
-    ("cli", &["unwrong", "unwrong-demo", "unwrong-prompt"]),
+    ("cli", &["unwrong", "unwrong-demo", "unwrong-eval", "unwrong-prompt", "unwrong-train"]),
     ("demo", &[]),
+    ("eval", &["unwrong", "unwrong-models"]),
     ("kernels", &[]),
     ("models", &["unwrong-kernels"]),
     ("prompt", &[]),
+    ("train", &["unwrong", "unwrong-models", "unwrong-kernels"]),
     ("unwrong", &["unwrong-models", "unwrong-prompt"]),
 ];
 

@@ -4,13 +4,21 @@
 //! fields, and what a request may leave out stays absent here: the library knows the
 //! defaults once it knows the model.
 
+mod eval;
+mod train;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use unwrong::picture::Quality;
 use unwrong::request::{
-    Crop, GenerateRequest, LongPrompt, LoraRequest, NoiseKind, SchedulerName, Size, Syntax, Weights,
+    Crop, GenerateRequest, LongPrompt, LoraRequest, NoiseKind, SchedulerName, Size, Syntax, WRONG,
+    Weights,
 };
+use unwrong::wrongs::WEIGHT;
+
+pub(crate) use self::eval::EvalArgs;
+pub(crate) use self::train::{LoraFormat, TrainArgs};
 
 /// Pictures from prompts with SDXL, and what the wrong-LoRA does to them.
 #[derive(Debug, Parser)]
@@ -31,8 +39,30 @@ pub(crate) enum Command {
     /// the seed too.
     #[command(after_help = COMPARE_EXAMPLES, allow_negative_numbers = true)]
     Compare(Box<CompareArgs>),
+    /// Draw the pictures that a wrong-LoRA is trained on.
+    ///
+    /// Every keyword in turn weighs more than the others, at every guidance scale: by default 78
+    /// pictures. The folder is an `imagefolder` of Hugging Face's datasets. A run that was
+    /// interrupted goes on when it is started again.
+    #[command(after_help = WRONGS_EXAMPLES, allow_negative_numbers = true)]
+    Wrongs(Box<WrongsArgs>),
+    /// Train a LoRA on a folder of pictures.
+    ///
+    /// All pictures are looked at before a weight is read. A training that was interrupted goes
+    /// on when it is started again, and comes to the same file.
+    #[command(after_help = train::EXAMPLES)]
+    Train(Box<TrainArgs>),
+    /// Compare variants of the method over prompts and seeds, in numbers and pictures.
+    ///
+    /// Each prompt and seed is drawn by every variant, at the guidance scale of `compare`; a run
+    /// that was stopped goes on where it was, and a folder of another experiment is left alone.
+    #[command(after_help = eval::EXAMPLES, allow_negative_numbers = true)]
+    Eval(Box<EvalArgs>),
     /// Show how a prompt is read: fragments, weights, token ids.
     Tokens(TokensArgs),
+    /// Look into LoRA files, or write them in another dialect.
+    #[command(subcommand)]
+    Lora(LoraCommand),
     /// Print the request that a picture carries.
     Metadata(MetadataArgs),
     /// Measure one part of the work: seconds and memory.
@@ -51,6 +81,13 @@ const GENERATE_EXAMPLES: &str = "Examples:
 
 const COMPARE_EXAMPLES: &str = "Example:
   unwrong compare \"a red apple, (flat)++\" --seed 7 -o apple.webp";
+
+const WRONGS_EXAMPLES: &str = "Examples:
+  unwrong wrongs -o wrong-pictures/ --seed 0
+  unwrong wrongs -o few/ --keywords blurry,cropped --guidance-scales 10,13 --count 5";
+
+const CONVERT_EXAMPLES: &str = "Example:
+  unwrong lora convert wrong.safetensors --to kohya -o wrong-a1111.safetensors";
 
 const BENCH_EXAMPLES: &str = "Examples:
   unwrong bench unet --model sdxl/ --size 512x512
@@ -99,6 +136,36 @@ pub(crate) struct CompareArgs {
     pub(crate) writing: WritingArgs,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct WrongsArgs {
+    /// The folder of the pictures and of metadata.jsonl; one that was begun goes on.
+    #[arg(short, long, value_name = "DIR")]
+    pub(crate) output: PathBuf,
+    /// What goes wrong: words with commas between them, or a file with one on each line
+    /// [default: the method's 13].
+    #[arg(long, value_name = "LIST|FILE")]
+    pub(crate) keywords: Option<String>,
+    /// How much more one of them weighs: plus signs or a number.
+    #[arg(long, value_name = "WEIGHT", default_value = WEIGHT, allow_hyphen_values = true)]
+    pub(crate) weight: String,
+    /// Each makes a picture of each keyword [default: 8,9,10,11,12,13].
+    #[arg(long, value_name = "LIST", value_delimiter = ',', conflicts_with = "guidance_scale")]
+    pub(crate) guidance_scales: Vec<f64>,
+    /// How many of each; every picture has a seed of its own, one above the last.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) count: u32,
+    /// What training is to say that the pictures show.
+    #[arg(long, value_name = "TEXT", default_value = WRONG)]
+    pub(crate) text: String,
+
+    #[command(flatten)]
+    pub(crate) models: ModelArgs,
+    #[command(flatten)]
+    pub(crate) sampling: SamplingArgs,
+    #[command(flatten)]
+    pub(crate) writing: WritingArgs,
+}
+
 /// Which files make the picture.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Models")]
@@ -113,7 +180,8 @@ pub(crate) struct ModelArgs {
     /// A VAE in place of the model's.
     #[arg(long, value_name = "PATH")]
     pub(crate) vae: Option<String>,
-    /// A LoRA file and its scale; may be given several times [default scale: 1].
+    /// A LoRA file and its scale, or `wrong` for the model's wrong-LoRA without its word; may be
+    /// given several times [default scale: 1].
     #[arg(long = "lora", value_name = "PATH[:SCALE]")]
     pub(crate) loras: Vec<LoraRequest>,
     /// Use the model's wrong-LoRA, and put `wrong` in front of the negative prompt.
@@ -147,7 +215,8 @@ pub(crate) struct SamplingArgs {
     /// Denoising steps, base and refiner together [default: the model's, else 50].
     #[arg(long, value_name = "N")]
     pub(crate) steps: Option<u32>,
-    /// How strongly the prompt pulls [default: the model's, else 7.5; `compare`: 13].
+    /// How strongly the prompt pulls [default: the model's, else 7.5; `compare` and `eval`: 13;
+    /// `wrongs`: 8 to 13].
     #[arg(long, value_name = "SCALE")]
     pub(crate) guidance_scale: Option<f64>,
     /// Size in pixels, multiples of 8 [default: the model's].
@@ -230,6 +299,56 @@ pub(crate) struct TokensArgs {
     pub(crate) json: bool,
 }
 
+#[derive(Debug, Subcommand)]
+pub(crate) enum LoraCommand {
+    /// Say what a LoRA file changes, and how much.
+    Inspect(LoraInspectArgs),
+    /// Write a LoRA file in another dialect: every layer does what it did.
+    ///
+    /// Where a dialect has no word for alpha, the factor goes into the matrices if that is exact,
+    /// or into the header as PEFT's config; what cannot be said is refused.
+    #[command(after_help = CONVERT_EXAMPLES)]
+    Convert(LoraConvertArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LoraInspectArgs {
+    /// The LoRA.
+    pub(crate) file: PathBuf,
+    /// One JSON object on standard output.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LoraConvertArgs {
+    /// The LoRA, in any dialect.
+    pub(crate) file: PathBuf,
+    /// Whose keys.
+    #[arg(long, value_name = "DIALECT")]
+    pub(crate) to: LoraDialect,
+    /// The file to write.
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: PathBuf,
+    /// Write the matrices in f32, which takes up almost any alpha.
+    #[arg(long)]
+    pub(crate) f32: bool,
+    /// Replace a file that exists.
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+/// Whose keys a LoRA file has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LoraDialect {
+    /// Attention processors, as in 2023: UNet attention and text encoders only.
+    Diffusers,
+    /// What diffusers and PEFT write today.
+    Peft,
+    /// kohya's scripts, A1111, Forge, ComfyUI.
+    Kohya,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct MetadataArgs {
     /// A picture that this program made.
@@ -278,6 +397,8 @@ pub(crate) enum Row {
     VaeEncode,
     /// Both text encoders on prompts of 77 tokens.
     TextEncoders,
+    /// The gradients of one training step, rank 4 on every attention.
+    Training,
     /// Everything before the first call of the UNet.
     FirstStep,
     /// A whole picture of 3 steps, the last of them the refiner's.
@@ -328,6 +449,13 @@ impl GenerateArgs {
 impl CompareArgs {
     pub(crate) fn request(&self) -> GenerateRequest {
         self.sampling.over(self.models.over(GenerateRequest::new(self.prompt.as_str())))
+    }
+}
+
+impl WrongsArgs {
+    /// What all pictures have in common.
+    pub(crate) fn request(&self) -> GenerateRequest {
+        self.sampling.over(self.models.over(GenerateRequest::default()))
     }
 }
 

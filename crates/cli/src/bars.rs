@@ -20,28 +20,77 @@ pub(crate) struct Bars<'a> {
     failure: Option<Error>,
     /// Place in a series whose pictures are asked for one by one, and its length.
     series: (usize, usize),
+    /// An earlier picture of the series has said all there is to say.
+    said: bool,
+    /// The bar counts the steps of the whole series.
+    is_total: bool,
+}
+
+/// The bar of a series: all steps of all pictures.
+pub(crate) struct Total {
+    bar: ProgressBar,
+    pictures: usize,
+    /// Steps of pictures that were there before.
+    start: u64,
+}
+
+impl Total {
+    /// Of `pictures`, of which some are there, with `steps` each.
+    pub(crate) fn new(there: usize, pictures: usize, steps: u64) -> Self {
+        let (bar, start) = (new_bar(), there as u64 * steps);
+        bar.set_length(pictures as u64 * steps);
+        bar.set_position(start);
+        bar.reset_eta();
+        Self { bar, pictures, start }
+    }
+}
+
+impl Drop for Total {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+pub(crate) fn new_bar() -> ProgressBar {
+    let style = ProgressStyle::with_template("{prefix} {bar:24} {pos}/{len} {rate} ETA {eta}")
+        .expect("the template is a constant")
+        .with_key("rate", |state: &ProgressState, text: &mut dyn std::fmt::Write| {
+            write!(text, "{:.2} it/s", state.per_sec()).ok();
+        });
+    let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
+    bar.set_style(style);
+    bar
 }
 
 impl<'a> Bars<'a> {
     pub(crate) fn new(on_picture: &'a mut dyn FnMut(usize, &Generation) -> Result<()>) -> Self {
-        let style = ProgressStyle::with_template("{prefix} {bar:24} {pos}/{len} {rate} ETA {eta}")
-            .expect("the template is a constant")
-            .with_key("rate", |state: &ProgressState, text: &mut dyn std::fmt::Write| {
-                write!(text, "{:.2} it/s", state.per_sec()).ok();
-            });
-        let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
-        bar.set_style(style);
-        Self { bar, on_picture, failure: None, series: (0, 1) }
+        Self {
+            bar: new_bar(),
+            on_picture,
+            failure: None,
+            series: (0, 1),
+            said: false,
+            is_total: false,
+        }
     }
 
     /// Counts as picture `picture`, from 0, of `pictures`.
     pub(crate) fn of_series(self, picture: usize, pictures: usize) -> Self {
-        Self { series: (picture, pictures), ..self }
+        Self { series: (picture, pictures), said: picture > 0, ..self }
+    }
+
+    /// Counts as picture `picture`, from 0, of the series whose bar this is.
+    pub(crate) fn of_total(self, total: &Total, picture: usize) -> Self {
+        let said = total.bar.position() > total.start;
+        let series = (picture, total.pictures);
+        Self { bar: total.bar.clone(), series, said, is_total: true, ..self }
     }
 
     /// The error of a picture that could not be handed on, in place of "cancelled".
     pub(crate) fn explain<T>(self, result: unwrong::Result<T>) -> Result<T> {
-        self.bar.finish_and_clear();
+        if !self.is_total {
+            self.bar.finish_and_clear();
+        }
         match (result, self.failure) {
             (_, Some(failure)) => Err(failure),
             (result, None) => Ok(result?),
@@ -58,8 +107,10 @@ impl<'a> Bars<'a> {
         if pictures > 1 {
             write!(prefix, " [{}/{pictures}]", picture + 1).expect("a String takes every write");
         }
-        self.bar.set_length(0);
-        self.bar.reset();
+        if !self.is_total {
+            self.bar.set_length(0);
+            self.bar.reset();
+        }
         self.bar.set_prefix(prefix);
     }
 }
@@ -67,13 +118,14 @@ impl<'a> Bars<'a> {
 impl Progress for Bars<'_> {
     fn event(&mut self, event: Event<'_>) -> ControlFlow<()> {
         match event {
-            Event::Notice { .. } | Event::Warning { .. } if self.series.0 > 0 => {}
+            Event::Notice { .. } | Event::Warning { .. } if self.said => {}
             Event::Notice { message } => self.note(message),
             Event::Warning { message } => self.note(&format!("warning: {message}")),
             Event::Phase { phase, picture, pictures } => {
                 let (before, series) = self.series;
                 self.begin(phase.name(), before + picture, series.max(pictures));
             }
+            Event::Step { .. } if self.is_total => self.bar.inc(1),
             Event::Step { step, steps, .. } => {
                 self.bar.set_length(steps as u64);
                 self.bar.set_position(step as u64);

@@ -7,12 +7,13 @@ use anyhow::Result;
 use serde::Serialize;
 use unwrong::bench::{Case, Network};
 use unwrong::progress::{Event, Phase};
+use unwrong::request::Weights;
 use unwrong::{Error, GenerateRequest, Pipeline};
 
 use crate::args::{BenchArgs, Row};
 use crate::failure::wrong_request;
 use crate::memory::{self, AnonymousPeak};
-use crate::{printer, session};
+use crate::{interrupt, printer, session};
 
 /// A line of `--json`.
 #[derive(Debug, Serialize)]
@@ -43,6 +44,8 @@ pub(crate) fn run(arguments: &BenchArgs) -> Result<()> {
         ));
     }
     let request = arguments.request();
+    check_options(row, &request)?;
+    interrupt::end_at_once()?;
     let pipeline = session::open(&request, &arguments.models)?;
     let size = request.size.unwrap_or_else(|| pipeline.native_size());
     let batch = arguments.batch.map(usize::from);
@@ -71,6 +74,24 @@ pub(crate) fn run(arguments: &BenchArgs) -> Result<()> {
         return printer::data(&serde_json::to_string(&report)?);
     }
     printer::data(&report.sentence())
+}
+
+/// Refuses what the row would not look at.
+fn check_options(row: Row, request: &GenerateRequest) -> Result<()> {
+    let is_of_picture = matches!(row, Row::FirstStep | Row::Picture);
+    let refuse = |what: &str| {
+        let problem = format!("`{}` does not use {what}", row.name());
+        Err(wrong_request(problem, "leave it out, or measure `unet`"))
+    };
+    let has_lora = !request.loras.is_empty() || request.wrong.is_some();
+    if has_lora && row != Row::Unet && !is_of_picture {
+        return refuse("LoRA files");
+    }
+    let is_unet = matches!(row, Row::Unet | Row::RefinerUnet);
+    if request.weights == Some(Weights::Int8) && !is_unet && !is_of_picture {
+        return refuse("`--weights int8`");
+    }
+    Ok(())
 }
 
 /// Seconds from `started` to the first call of the UNet, or to the finished pixels.
@@ -107,6 +128,7 @@ impl Row {
             Self::VaeDecode => Network::VaeDecode,
             Self::VaeEncode => Network::VaeEncode,
             Self::TextEncoders => Network::TextEncoders,
+            Self::Training => Network::Training,
             Self::FirstStep | Self::Picture => return None,
         })
     }
@@ -119,6 +141,7 @@ impl Row {
             Self::VaeDecode => "vae-decode",
             Self::VaeEncode => "vae-encode",
             Self::TextEncoders => "text-encoders",
+            Self::Training => "training",
             Self::FirstStep => "first-step",
             Self::Picture => "picture",
         }

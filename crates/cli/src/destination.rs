@@ -72,7 +72,7 @@ impl Destination {
 pub(crate) fn refuse_existing(path: &Path, force: bool) -> Result<()> {
     if path.is_dir() {
         return Err(wrong_request(
-            format!("`{}` is a folder, expected the name of a picture", path.display()),
+            format!("`{}` is a folder, expected the name of a file", path.display()),
             "give another name",
         ));
     }

@@ -15,20 +15,45 @@ pub(crate) const INTERRUPTED: u8 = 130;
 
 /// Says what went wrong and the way out, and tells the exit code.
 pub(crate) fn report(error: &Error) -> ExitCode {
-    let cause = error.downcast_ref::<unwrong::Error>();
-    if matches!(cause, Some(unwrong::Error::Cancelled)) {
+    let cause = Cause::of(error);
+    if cause.is_interrupt {
         printer::note("interrupted");
         return ExitCode::from(INTERRUPTED);
     }
     let mut text = format!("error: {error:#}");
-    if let Some(hint) = cause.and_then(unwrong::Error::hint) {
+    if let Some(hint) = cause.hint {
         text.push_str("\n\nhint: ");
         text.push_str(&hint);
     }
     printer::note(&text);
-    match cause {
-        Some(cause) if cause.is_request_error() => ExitCode::from(WRONG_REQUEST),
-        _ => ExitCode::from(FAILED),
+    ExitCode::from(if cause.is_request_error { WRONG_REQUEST } else { FAILED })
+}
+
+/// What the crates below say about an error of theirs.
+#[derive(Default)]
+struct Cause {
+    is_interrupt: bool,
+    is_request_error: bool,
+    hint: Option<String>,
+}
+
+impl Cause {
+    fn of(error: &Error) -> Self {
+        if let Some(error) = error.downcast_ref::<unwrong::Error>() {
+            return Self {
+                is_interrupt: matches!(error, unwrong::Error::Cancelled),
+                is_request_error: error.is_request_error(),
+                hint: error.hint(),
+            };
+        }
+        if let Some(error) = error.downcast_ref::<unwrong_train::Error>() {
+            return Self {
+                is_interrupt: matches!(error, unwrong_train::Error::Interrupted { .. }),
+                is_request_error: error.is_request_error(),
+                hint: error.hint(),
+            };
+        }
+        Self::default()
     }
 }
 

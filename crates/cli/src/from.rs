@@ -6,6 +6,7 @@ use anyhow::Result;
 use unwrong::GenerateRequest;
 use unwrong::generate::Generation;
 use unwrong::picture::{EmbeddedRequest, ModelId, read_metadata};
+use unwrong::request::WRONG;
 
 use crate::args::ModelArgs;
 use crate::failure::wrong_request;
@@ -52,7 +53,7 @@ impl Source {
             }
         }
         if given.loras.is_empty() {
-            for lora in &mut request.loras {
+            for lora in request.loras.iter_mut().filter(|lora| lora.path != WRONG) {
                 lora.path = self.find("LoRA", "--lora", &lora.path)?;
             }
         }

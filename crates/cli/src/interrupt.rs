@@ -20,6 +20,12 @@ pub(crate) fn listen() -> Result<()> {
     .context("cannot listen for Ctrl-C")
 }
 
+/// Ends the program at the first Ctrl-C: for work that leaves nothing behind.
+pub(crate) fn end_at_once() -> Result<()> {
+    ctrlc::set_handler(|| process::exit(i32::from(failure::INTERRUPTED)))
+        .context("cannot listen for Ctrl-C")
+}
+
 /// Whether someone pressed Ctrl-C.
 pub(crate) fn pending() -> bool {
     INTERRUPTED.load(Ordering::Relaxed)

@@ -10,10 +10,12 @@ mod bars;
 mod bench;
 mod compare;
 mod destination;
+mod eval;
 mod failure;
 mod from;
 mod generate;
 mod interrupt;
+mod lora;
 mod memory;
 mod metadata;
 mod printer;
@@ -22,6 +24,8 @@ mod reference;
 mod report;
 mod session;
 mod tokens;
+mod train;
+mod wrongs;
 
 use args::{Cli, Command};
 use mimalloc::MiMalloc;
@@ -47,7 +51,11 @@ fn run(command: &Command) -> Result<()> {
     match command {
         Command::Generate(arguments) => generate::run(arguments),
         Command::Compare(arguments) => compare::run(arguments),
+        Command::Wrongs(arguments) => wrongs::run(arguments),
+        Command::Train(arguments) => train::run(arguments),
+        Command::Eval(arguments) => eval::run(arguments),
         Command::Tokens(arguments) => tokens::run(arguments),
+        Command::Lora(command) => lora::run(command),
         Command::Metadata(arguments) => metadata::run(arguments),
         Command::Bench(arguments) => bench::run(arguments),
     }

@@ -24,7 +24,8 @@ impl AnonymousPeak {
     pub(crate) fn watch() -> Self {
         let watch = Self { stop: Arc::default(), peak: Arc::default() };
         let (stop, peak) = (Arc::clone(&watch.stop), Arc::clone(&watch.peak));
-        thread::spawn(move || {
+        // Without the thread, the peak is what is there at the end.
+        let looking = thread::Builder::new().spawn(move || {
             while !stop.load(Ordering::Relaxed)
                 && let Some(bytes) = anonymous_bytes()
             {
@@ -32,6 +33,7 @@ impl AnonymousPeak {
                 thread::sleep(EVERY);
             }
         });
+        drop(looking);
         watch
     }
 

@@ -21,7 +21,7 @@ pub(crate) fn note(text: &str) {
 }
 
 /// Control characters made visible: a name in a file must not steer the terminal.
-fn visible(text: &str) -> String {
+pub(crate) fn visible(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for character in text.chars() {
         if character.is_control() && character != '\n' {

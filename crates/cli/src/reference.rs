@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::{env, fs};
 
-use clap::CommandFactory as _;
+use clap::{Command, CommandFactory as _};
 
 use crate::args::Cli;
 
@@ -23,14 +23,23 @@ fn markdown() -> String {
     let mut text = HEAD.to_owned();
     let mut cli = Cli::command().term_width(80);
     cli.build();
-    for command in cli.get_subcommands_mut().filter(|command| command.get_name() != "help") {
-        let name = command.get_name().to_owned();
-        let help = command.clone().term_width(80).render_long_help().to_string();
+    for command in commands(&cli) {
+        let name = command.get_bin_name().unwrap_or_default().to_owned();
+        let help = command.term_width(80).render_long_help().to_string();
         let help: Vec<&str> = help.lines().map(str::trim_end).collect();
-        write!(text, "\n## unwrong {name}\n\n```text\n{}\n```\n", help.join("\n").trim_end())
+        write!(text, "\n## {name}\n\n```text\n{}\n```\n", help.join("\n").trim_end())
             .expect("a String takes every write");
     }
     text
+}
+
+/// All commands, those of commands included.
+fn commands(cli: &Command) -> Vec<Command> {
+    let commands = cli.get_subcommands().filter(|command| command.get_name() != "help");
+    let commands = commands.flat_map(|command| {
+        if command.has_subcommands() { self::commands(command) } else { vec![command.clone()] }
+    });
+    commands.collect()
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! What `generate` and `compare` share: opening models, running requests, writing pictures.
+//! What `generate`, `compare` and `eval` share: opening models, running requests, writing pictures.
 
 use std::path::Path;
 use std::time::Instant;
@@ -10,7 +10,7 @@ use unwrong::pipeline::{Options, Pipeline};
 use unwrong::{GenerateRequest, picture};
 
 use crate::args::{Device, ModelArgs, WritingArgs};
-use crate::bars::Bars;
+use crate::bars::{Bars, Total};
 use crate::destination::Destination;
 use crate::failure::wrong_request;
 use crate::printer;
@@ -38,13 +38,7 @@ impl<'a> Session<'a> {
         let started = Instant::now();
         let pipeline = open(request, models)?;
         let load_seconds = started.elapsed().as_secs_f64();
-        printer::note(&match pipeline.refiner() {
-            Some(refiner) => format!("model `{}`, refiner `{refiner}`", pipeline.model()),
-            None => format!("model `{}`, no refiner", pipeline.model()),
-        });
-        for warning in pipeline.warnings() {
-            printer::note(&format!("warning: {warning}"));
-        }
+        introduce(&pipeline);
         Ok(Self { pipeline, writing, load_seconds })
     }
 
@@ -71,6 +65,19 @@ impl<'a> Session<'a> {
         bars.explain(result).map(drop)
     }
 
+    /// Runs one picture of a series whose steps `total` counts.
+    pub(crate) fn run_of_total(
+        &self,
+        request: &GenerateRequest,
+        total: &Total,
+        picture: usize,
+        on_picture: &mut dyn FnMut(usize, &Generation) -> Result<()>,
+    ) -> Result<()> {
+        let mut bars = Bars::new(on_picture).of_total(total, picture);
+        let result = self.pipeline.generate(std::slice::from_ref(request), &mut bars);
+        bars.explain(result).map(drop)
+    }
+
     /// Writes one picture under the next name; the one after where another run took that.
     pub(crate) fn write_into(
         &self,
@@ -88,16 +95,10 @@ impl<'a> Session<'a> {
 
     /// Writes one picture under its name and says so.
     pub(crate) fn write(&self, path: &Path, generation: &Generation) -> Result<()> {
-        let Generation { pixels, embedded, timings, plan, .. } = generation;
+        let Generation { pixels, embedded, .. } = generation;
         let quality = self.writing.quality.unwrap_or_default();
         picture::write(path, pixels, embedded, quality, self.writing.force)?;
-
-        let seconds = timings.encode + timings.steps.iter().sum::<f64>() + timings.decode;
-        printer::note(&format!(
-            "seed {}, {} steps, {seconds:.1} s",
-            plan.seed,
-            timings.steps.len()
-        ));
+        say_what_was_drawn(generation);
         if self.writing.json {
             let report = Report::new(path, generation, self.load_seconds);
             return printer::data(&serde_json::to_string(&report)?);
@@ -106,11 +107,40 @@ impl<'a> Session<'a> {
     }
 }
 
+/// Says which models are open, and what is odd about them.
+pub(crate) fn introduce(pipeline: &Pipeline) {
+    printer::note(&match pipeline.refiner() {
+        Some(refiner) => format!("model `{}`, refiner `{refiner}`", pipeline.model()),
+        None => format!("model `{}`, no refiner", pipeline.model()),
+    });
+    for warning in pipeline.warnings() {
+        printer::note(&format!("warning: {warning}"));
+    }
+}
+
+/// Says what a picture took.
+pub(crate) fn say_what_was_drawn(generation: &Generation) {
+    let Generation { timings, plan, .. } = generation;
+    let seconds = timings.encode + timings.steps.iter().sum::<f64>() + timings.decode;
+    let steps = timings.steps.len();
+    printer::note(&format!("seed {}, {steps} steps, {seconds:.1} s", plan.seed));
+}
+
 /// Starts the worker threads and opens the models that the request names.
 pub(crate) fn open(request: &GenerateRequest, models: &ModelArgs) -> Result<Pipeline> {
+    open_with(request, models.device, models.threads, models.memory)
+}
+
+/// As [`open`], where a command has options of its own.
+pub(crate) fn open_with(
+    request: &GenerateRequest,
+    device: Device,
+    threads: Option<usize>,
+    memory: Option<u64>,
+) -> Result<Pipeline> {
     request.check()?;
-    use_threads(models.threads)?;
-    let options = Options { memory: models.memory, ..options(models.device)? };
+    use_threads(threads)?;
+    let options = Options { memory, ..options(device)? };
     let catalog = Catalog::new().with_builtin(DEMO, unwrong_demo::FILES);
     Ok(Pipeline::open(request, &catalog, &options)?)
 }

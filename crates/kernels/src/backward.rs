@@ -9,6 +9,7 @@ mod conv;
 mod linear;
 mod norm;
 
+pub(crate) use activation::times_gelu;
 pub use activation::{activate_backward, geglu_backward};
 pub use conv::conv2d_backward;
 pub use linear::linear_backward;

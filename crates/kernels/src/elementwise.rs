@@ -1,5 +1,6 @@
 //! What stands alone where no kernel before or after can do it: activations.
 
+use crate::backward::times_gelu;
 use crate::buffer::Output;
 use crate::isa::{Isa, per_isa};
 use crate::math::{Activation, apply};
@@ -21,6 +22,35 @@ pub fn activate(x: &[f32], activation: Activation) -> Vec<f32> {
         activate_slice(isa, activation, out);
     });
     // SAFETY: the ranges cover the output.
+    unsafe { output.finish() }
+}
+
+/// `value · gelu(gate)`.
+///
+/// # Shapes
+/// - `halves`: `[rows, 2 · outputs]`, in each row first all values, then all gates
+/// - result: `[rows, outputs]`
+///
+/// # Panics
+/// If a length does not fit.
+#[must_use]
+pub fn geglu(halves: &[f32], outputs: usize) -> Vec<f32> {
+    assert!(outputs > 0 && halves.len().is_multiple_of(2 * outputs), "halves of a gated layer");
+    let isa = Isa::current();
+    let rows = halves.len() / (2 * outputs);
+    let step = (65_536 / outputs).max(1);
+    let mut output = Output::new(rows * outputs);
+    let memory = output.shared();
+    parallel::for_each(rows.div_ceil(step), 4 * halves.len(), |index| {
+        for row in index * step..rows.min((index + 1) * step) {
+            let (values, gates) = halves[2 * row * outputs..][..2 * outputs].split_at(outputs);
+            // SAFETY: rows do not overlap; it is written before it is read.
+            let out = unsafe { memory.part(row * outputs..(row + 1) * outputs) };
+            out.copy_from_slice(values);
+            times_gelu(isa, gates, out);
+        }
+    });
+    // SAFETY: the rows cover the output.
     unsafe { output.finish() }
 }
 

@@ -51,7 +51,7 @@ pub use backward::{
     linear_backward,
 };
 pub use conv::{Conv, ConvEpilogue, Fold, conv2d, conv2d_folded, conv2d_into, conv2d_rows_into};
-pub use elementwise::activate;
+pub use elementwise::{activate, geglu};
 pub use isa::Isa;
 pub use linear::{Epilogue, LowRank, linear, linear_geglu};
 pub use math::Activation;

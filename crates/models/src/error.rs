@@ -136,6 +136,17 @@ pub enum Error {
         hint: Option<String>,
     },
 
+    /// A LoRA says something that the dialect asked for has no words for.
+    #[error("cannot write this LoRA as {dialect}: {reason}")]
+    LoraDialect {
+        /// The dialect.
+        dialect: &'static str,
+        /// What it cannot say.
+        reason: String,
+        /// What to do about it, where there is something to do.
+        hint: Option<String>,
+    },
+
     /// `UNWRONG_OPS` names no implementation.
     #[error("`UNWRONG_OPS` is {value}, expected `cpu` or `reference`")]
     UnknownOps {
@@ -244,7 +255,7 @@ impl Error {
                 "a VAE alone" => Some("give it with `--vae`".to_owned()),
                 _ => None,
             },
-            Self::Lora { hint, .. } => hint.clone(),
+            Self::Lora { hint, .. } | Self::LoraDialect { hint, .. } => hint.clone(),
             _ => None,
         }
     }

@@ -7,13 +7,25 @@ use candle_core::Tensor;
 
 use crate::error::Result;
 use crate::files::{FrozenWeight, WeightPath};
-use crate::lora::LayerAdapters;
+use crate::lora::{LayerAdapters, Trained};
 use crate::ops::{
-    self, Activation, Affine, Convolution, DoubledHalf, GroupNorm, Image, Ops, Product, Window,
+    self, Activation, Affine, Convolution, DoubledHalf, GroupNorm, Image, Mask, Ops, Product,
+    Window, tracked,
 };
 
 /// Told every block's name and output; used by the parity tests.
 pub type Observer<'a> = dyn Fn(&str, &Tensor) + 'a;
+
+/// How much of a unit of a network is computed where gradients are wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// All of it.
+    Whole,
+    /// What its backward reads: all but the numbers of its last product.
+    Inner,
+    /// The last product of such a unit: its place in the graph alone.
+    Outline,
+}
 
 /// What one pass through a network carries beside its inputs.
 #[derive(Clone, Copy)]
@@ -22,6 +34,10 @@ pub struct Run<'a> {
     pub ops: Ops,
     /// What the LoRA files do to this network.
     pub adapters: &'a LayerAdapters,
+    /// What is being trained: then every operation has a backward.
+    pub trained: Option<&'a Trained>,
+    /// How much of a unit is computed.
+    pub extent: Extent,
     /// Sees the output of every block.
     pub observer: Option<&'a Observer<'a>>,
 }
@@ -30,12 +46,20 @@ impl<'a> Run<'a> {
     /// A run that nobody watches.
     #[must_use]
     pub fn new(ops: Ops, adapters: &'a LayerAdapters) -> Self {
-        Self { ops, adapters, observer: None }
+        Self { ops, adapters, trained: None, extent: Extent::Whole, observer: None }
     }
 
     /// The same run without what is not exact.
     pub(crate) fn exact(&self) -> Self {
         Self { ops: self.ops.exact(), ..*self }
+    }
+
+    /// The run for a unit's last product.
+    pub(crate) fn last(&self) -> Self {
+        match self.extent {
+            Extent::Inner => Self { extent: Extent::Outline, ..*self },
+            _ => *self,
+        }
     }
 
     /// Shows a block's output to the observer, if there is one.
@@ -51,6 +75,28 @@ impl<'a> Run<'a> {
             observer(name, &output.to_tensor()?);
         }
         Ok(())
+    }
+
+    fn conv2d(&self, x: &Image, conv: &Convolution<'_>, residual: Option<Image>) -> Result<Image> {
+        match self.trained {
+            None => ops::conv2d(self.ops, x, conv, residual),
+            Some(_) => tracked::conv2d(self.ops, x, conv, residual, self.extent),
+        }
+    }
+
+    /// See [`ops::attention`].
+    pub(crate) fn attention(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        heads: usize,
+        mask: Mask<'_>,
+    ) -> Result<Tensor> {
+        match self.trained {
+            None => ops::attention(self.ops, q, k, v, heads, mask),
+            Some(_) => tracked::attention(self.ops, [q, k, v], heads, mask),
+        }
     }
 
     fn product<'l>(&self, layer: &'l Linear) -> Product<'l>
@@ -88,6 +134,11 @@ impl Linear {
         })
     }
 
+    /// Its checkpoint key without `.weight`.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
     pub(crate) fn forward(&self, run: &Run<'_>, x: &Tensor) -> Result<Tensor> {
         self.fused(run, x, Activation::None, None)
     }
@@ -112,7 +163,14 @@ impl Linear {
         activation: Activation,
         residual: Option<&Tensor>,
     ) -> Result<Tensor> {
-        ops::linear(run.ops, x, run.product(self), activation, residual)
+        let product = run.product(self);
+        match run.trained {
+            None => ops::linear(run.ops, x, product, activation, residual),
+            Some(trained) => {
+                let branch = trained.get(&self.name);
+                tracked::linear(run, x, product, branch, activation, residual)
+            }
+        }
     }
 }
 
@@ -148,7 +206,7 @@ impl Conv {
     }
 
     pub(crate) fn image(&self, run: &Run<'_>, x: &Image) -> Result<Image> {
-        ops::conv2d(run.ops, x, &self.plain(run), None)
+        run.conv2d(x, &self.plain(run), None)
     }
 
     /// The convolution of `norm(x)`, plus `per_image` `[B, O]`, plus `residual`.
@@ -161,7 +219,7 @@ impl Conv {
         residual: Option<Image>,
     ) -> Result<Image> {
         let conv = Convolution { norm: Some(norm), per_image, ..self.plain(run) };
-        ops::conv2d(run.ops, x, &conv, residual)
+        run.conv2d(x, &conv, residual)
     }
 
     fn plain<'l>(&'l self, run: &Run<'l>) -> Convolution<'l> {
@@ -205,7 +263,7 @@ impl Upsample {
         // interpolation to an odd size is the doubled image without its last row.
         let doubled = ops::upsample_2x(x)?.narrow(1, 0, height)?.narrow(2, 0, width)?;
         let conv = Convolution::plain(run.product(&self.conv.weights), Window::same(3));
-        ops::conv2d(run.ops, &doubled.contiguous()?.into(), &conv, None)?.into_tensor()
+        run.conv2d(&doubled.contiguous()?.into(), &conv, None)?.into_tensor()
     }
 }
 
@@ -228,13 +286,19 @@ impl Norm {
 
     /// Over the last axis.
     pub(crate) fn layer(&self, run: &Run<'_>, x: &Tensor) -> Result<Tensor> {
-        ops::layer_norm(run.ops, x, self.affine())
+        match run.trained {
+            None => ops::layer_norm(run.ops, x, self.affine()),
+            Some(_) => tracked::layer_norm(run.ops, x, self.affine()),
+        }
     }
 
     /// Over groups of channels of `[B, H, W, C]`.
     pub(crate) fn group(&self, run: &Run<'_>, x: &Tensor, groups: usize) -> Result<Tensor> {
         let norm = GroupNorm { groups, affine: self.affine(), silu: false };
-        ops::group_norm(run.ops, x, norm)
+        match run.trained {
+            None => ops::group_norm(run.ops, x, norm),
+            Some(_) => tracked::group_norm(run.ops, x, norm),
+        }
     }
 
     /// Over groups of channels, then `SiLU`: for a convolution to read through.
@@ -290,6 +354,11 @@ impl Resnet {
             conv2: Conv::load(&weights.path("conv2"), outputs, outputs, 3)?,
             conv_shortcut,
         })
+    }
+
+    /// Its checkpoint name.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
     }
 
     /// `x`: `[B, H, W, inputs]`; `embedding`: SiLU of the time embedding, `[B, E]`.
@@ -348,7 +417,7 @@ impl Resnet {
 
     fn finish(&self, run: &Run<'_>, hidden: &Image, skip: Image) -> Result<Image> {
         let norm2 = self.norm2.group_silu(self.groups);
-        let output = self.conv2.normed(run, hidden, norm2, None, Some(skip))?;
+        let output = self.conv2.normed(&run.last(), hidden, norm2, None, Some(skip))?;
         run.observe_image(&self.name, &output)?;
         Ok(output)
     }

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use candle_core::Tensor;
 use unwrong_models::layers::Run;
+use unwrong_models::lora::{self, Branch, Trained};
 use unwrong_models::text_encoder::TokenRow;
 use unwrong_models::unet::Prepared;
 use unwrong_prompt::{CHUNK_TOKENS, Prompt};
@@ -25,6 +26,11 @@ const SMALLEST: Size = Size { width: 64, height: 64 };
 /// process.
 const STEP_BEFORE: Size = Size { width: 512, height: 512 };
 
+/// Rows of `down` where a training is measured.
+const TRAINED_RANK: usize = 4;
+/// Sizes that the base is told of a picture.
+const BASE_SIZES: usize = 6;
+
 /// A network, or what is measured as one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Network {
@@ -38,6 +44,8 @@ pub enum Network {
     VaeEncode,
     /// Token ids to embeddings, through both encoders of the base.
     TextEncoders,
+    /// Gradients of one training step for matrices of rank 4 on every attention of the base.
+    Training,
 }
 
 /// How a network is run.
@@ -57,7 +65,7 @@ impl Network {
     pub fn usual_batch(self) -> usize {
         match self {
             Self::Unet | Self::RefinerUnet | Self::TextEncoders => 2,
-            Self::VaeDecode | Self::VaeEncode => 1,
+            Self::VaeDecode | Self::VaeEncode | Self::Training => 1,
         }
     }
 }
@@ -99,6 +107,7 @@ impl Pipeline {
             Network::VaeDecode => self.bench_decode(case),
             Network::VaeEncode => self.bench_encode(case),
             Network::TextEncoders => self.bench_text(case),
+            Network::Training => self.bench_training(case),
         }
     }
 
@@ -121,6 +130,38 @@ impl Pipeline {
         case.time(step_before(case.size), |size| {
             let latents = self.invented(&latents_of(size, case.batch, channels))?;
             Ok(move || Ok(stage.unet.forward(run, &latents, TIMESTEP, prepared)?))
+        })
+    }
+
+    fn bench_training(&self, case: Case) -> Result<Vec<f64>> {
+        let unet = &self.base.unet;
+        let mut trained = Trained::default();
+        let attention = [".to_q", ".to_k", ".to_v", ".to_out.0"];
+        for (name, shape) in self.targets.iter(lora::Network::Unet) {
+            if attention.iter().any(|end| name.ends_with(end)) {
+                let down = (self.invented(&[TRAINED_RANK, shape[1]])? * 0.01)?;
+                let up = (self.invented(&[shape[0], TRAINED_RANK])? * 0.01)?;
+                trained.insert(name, Branch { down, up, scale: 1.0, dropout: None });
+            }
+        }
+        let run = Run::new(self.ops.exact(), &self.none);
+        let config = unet.config();
+        let pooled = config.projection_class_embeddings_input_dim
+            - BASE_SIZES * config.addition_time_embed_dim;
+        let prepared = &unet.prepare_training(
+            &run,
+            &self.invented(&[case.batch, CHUNK_TOKENS, config.cross_attention_dim])?,
+            &self.invented(&[case.batch, pooled])?,
+            &self.invented(&[case.batch, BASE_SIZES])?,
+        )?;
+        case.time(step_before(case.size), |size| {
+            let latents = self.invented(&latents_of(size, case.batch, config.in_channels))?;
+            let (trained, timesteps) = (&trained, vec![TIMESTEP; case.batch]);
+            Ok(move || {
+                // The slope of half the squared answer.
+                let slope = |answer: &Tensor| Ok(answer.clone());
+                Ok(unet.gradients(run.ops, trained, &latents, &timesteps, prepared, slope)?)
+            })
         })
     }
 

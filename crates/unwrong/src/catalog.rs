@@ -7,7 +7,7 @@ use unwrong_models::lora::LoraFile;
 
 use crate::error::{Error, Result};
 use crate::identity::file_name;
-use crate::request::GenerateRequest;
+use crate::request::{GenerateRequest, WRONG};
 
 /// A model folder that holds several models has them under these names.
 const BASE: &str = "base";
@@ -158,6 +158,10 @@ impl Opened {
     pub(crate) fn loras(&self, request: &GenerateRequest) -> Result<Vec<NamedLora>> {
         let mut loras = Vec::new();
         for lora in &request.loras {
+            if lora.path == WRONG {
+                loras.push(self.wrong_lora(None, lora.scale)?);
+                continue;
+            }
             let file = LoraFile::open(Path::new(&lora.path))?;
             loras.push(NamedLora { name: file_name(&lora.path), file, scale: lora.scale });
         }

@@ -9,6 +9,13 @@ use crate::request::GenerateRequest;
 const GUIDANCE_SCALE: f64 = 13.0;
 const WRONG_SCALE: f64 = 1.0;
 
+/// The weight of guidance at which the method is shown: the request's, else what the model's
+/// maker recommends for it, else 13.
+#[must_use]
+pub fn guidance_scale(request: &GenerateRequest, defaults: &ModelDefaults) -> f64 {
+    request.guidance_scale.or(defaults.compare_guidance_scale).unwrap_or(GUIDANCE_SCALE)
+}
+
 /// The two requests of a comparison, left and right.
 ///
 /// Left has no wrong-LoRA and, as the method has it, no negative prompt; right has the LoRA and
@@ -19,10 +26,8 @@ pub fn compare_requests(
     request: &GenerateRequest,
     defaults: &ModelDefaults,
 ) -> [GenerateRequest; 2] {
-    let guidance_scale =
-        request.guidance_scale.or(defaults.compare_guidance_scale).unwrap_or(GUIDANCE_SCALE);
     let shared = GenerateRequest {
-        guidance_scale: Some(guidance_scale),
+        guidance_scale: Some(guidance_scale(request, defaults)),
         seed: request.seed.or_else(|| Some(random_seed())),
         count: None,
         ..request.clone()

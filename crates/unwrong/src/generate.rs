@@ -78,6 +78,30 @@ impl Pipeline {
         self.decode(jobs, latents, budget, progress)
     }
 
+    /// The request that makes the first picture of `request` alone, with all that the model
+    /// recommends written down.
+    pub fn settled(&self, request: &GenerateRequest) -> Result<GenerateRequest> {
+        let jobs = self.plan(std::slice::from_ref(request), &mut Silent)?;
+        Ok(jobs[0].plan.alone.clone())
+    }
+
+    /// Refuses what [`Pipeline::generate`] would refuse before its first step, and says what it
+    /// would say; reads no weight of the model.
+    pub fn check(&self, requests: &[GenerateRequest], progress: &mut dyn Progress) -> Result<()> {
+        let jobs = self.plan(requests, progress)?;
+        self.budget(jobs.iter().map(|job| &job.plan)).map(drop)
+    }
+
+    /// What each picture of the requests will carry, without drawing it.
+    ///
+    /// The first call hashes the model's files.
+    pub fn embedded(&self, requests: &[GenerateRequest]) -> Result<Vec<EmbeddedRequest>> {
+        let jobs = self.plan(requests, &mut Silent)?;
+        jobs.iter()
+            .map(|job| self.identity.embed(&job.plan.alone, &job.adapters.embedded))
+            .collect()
+    }
+
     /// Checks everything, opens the LoRA files; no weight is read before this is done.
     fn plan(&self, requests: &[GenerateRequest], progress: &mut dyn Progress) -> Result<Vec<Job>> {
         let mut jobs = Vec::new();

@@ -50,11 +50,13 @@ impl Identity {
         let mut hashing = self.hashing.lock().unwrap_or_else(PoisonError::into_inner);
         if hashing.is_none() && self.models.get().is_none() {
             let (base, refiner, vae) = (self.base.clone(), self.refiner.clone(), self.vae.clone());
-            *hashing = Some(std::thread::spawn(move || EmbeddedModels {
+            let hash = move || EmbeddedModels {
                 base: identify(base),
                 refiner: refiner.map(identify),
                 vae: vae.map(identify),
-            }));
+            };
+            // Where no thread can be had, it is done when it is asked for.
+            *hashing = std::thread::Builder::new().spawn(hash).ok();
         }
         hashing
     }
@@ -84,13 +86,24 @@ impl Identity {
         })
     }
 
+    /// The hashes of base and VAE.
+    pub(crate) fn text(&self) -> Result<String> {
+        let models = self.models()?;
+        let vae = models.vae.as_ref().map_or("own", |vae| vae.sha256.as_str());
+        Ok(format!("base {}, VAE {vae}", models.base.sha256))
+    }
+
     fn models(&self) -> Result<&EmbeddedModels> {
         if let Some(hashing) = self.started().take() {
             // It can only panic where a mapped file was cut short, which ends the program anyway.
             let models = hashing.join().map_err(|_| Error::HashFailed)?;
             return Ok(self.models.get_or_init(|| models));
         }
-        self.models.get().ok_or(Error::HashFailed)
+        Ok(self.models.get_or_init(|| EmbeddedModels {
+            base: identify(self.base.clone()),
+            refiner: self.refiner.clone().map(identify),
+            vae: self.vae.clone().map(identify),
+        }))
     }
 }
 
@@ -119,7 +132,8 @@ fn identify((name, weights): Source) -> ModelId {
     ModelId { name, sha256: hex(&hash.finalize()) }
 }
 
-fn hex(bytes: &[u8]) -> String {
+/// Two digits for each byte.
+pub(crate) fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write;
     bytes.iter().fold(String::new(), |mut text, byte| {
         write!(text, "{byte:02x}").expect("writing to a string cannot fail");

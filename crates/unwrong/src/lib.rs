@@ -21,6 +21,7 @@ pub mod encode;
 pub mod error;
 pub mod generate;
 mod identity;
+pub mod lora;
 pub mod memory;
 pub mod noise;
 pub mod picture;
@@ -31,6 +32,8 @@ mod recent;
 pub mod request;
 pub mod sampler;
 pub mod schedule;
+mod training;
+pub mod wrongs;
 
 pub use catalog::Catalog;
 pub use compare::compare_requests;

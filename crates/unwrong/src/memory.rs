@@ -16,7 +16,8 @@ use crate::plan::Plan;
 use crate::request::Size;
 
 /// Bytes that this process may still take: what the system calls available, or what is left of
-/// the limits of its control group and those above, and what earlier layers left for reuse.
+/// the limits of its control group, those above and its address space, and what earlier layers
+/// left for reuse.
 /// Unknown outside Linux.
 #[must_use]
 pub fn free() -> Option<u64> {
@@ -27,7 +28,21 @@ pub fn free() -> Option<u64> {
         let read = |name: &str| read(&format!("{folder}/{name}"));
         left_of_group(&read(limit)?, &read(used)?, &read("memory.stat").unwrap_or_default())
     });
-    Some(system.into_iter().chain(groups).min()? + kept_bytes() as u64)
+    let address_space = left_of_address_space(
+        &read("/proc/self/limits").unwrap_or_default(),
+        &read("/proc/self/statm").unwrap_or_default(),
+    );
+    let least = system.into_iter().chain(groups).chain(address_space).min()?;
+    Some(least + kept_bytes() as u64)
+}
+
+/// What is left of `ulimit -v`, from the texts of `/proc/self/limits` and `/proc/self/statm`.
+fn left_of_address_space(limits: &str, statm: &str) -> Option<u64> {
+    const PAGE: u64 = 4096;
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max address space"))?;
+    let limit: u64 = line.split_whitespace().next()?.parse().ok()?;
+    let pages: u64 = statm.split_whitespace().next()?.parse().ok()?;
+    Some(limit.saturating_sub(pages * PAGE))
 }
 
 /// Names of the files that hold a group's limit and what it uses.
@@ -104,8 +119,8 @@ impl Pipeline {
 pub(crate) fn tiling_warning(work: &Work, budget: Option<u64>) -> Option<String> {
     let Tiling::Tiles { side } = work.tiling else { return None };
     Some(format!(
-        "the picture is decoded in overlapping tiles of {} pixels, so tones may differ a little \
-         between them: at once it would take {}, and {} may be used",
+        "the picture is decoded in overlapping tiles of {} pixels, so tones may differ and edges \
+         may show between them: at once it would take {}, and {} may be used",
         side as u32 * VAE_FACTOR,
         gigabytes(work.whole_bytes),
         gigabytes(budget.unwrap_or_default()),
@@ -131,6 +146,19 @@ fn latents(size: Size) -> [usize; 2] {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_address_space_has_a_limit_or_none() {
+        let limits = |limit: &str| {
+            format!(
+                "Max cpu time   unlimited  unlimited  seconds\nMax address space   {limit}  x  bytes\n"
+            )
+        };
+        assert_eq!(left_of_address_space(&limits("unlimited"), "3 2 1"), None);
+        assert_eq!(left_of_address_space(&limits("20480"), "3 2 1"), Some(8192));
+        assert_eq!(left_of_address_space(&limits("4096"), "3 2 1"), Some(0));
+        assert_eq!(left_of_address_space("", ""), None);
+    }
 
     #[test]
     fn available_memory_is_read_in_bytes() {

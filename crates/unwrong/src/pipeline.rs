@@ -69,7 +69,7 @@ pub struct Pipeline {
     opened: Opened,
     /// Model, refiner and VAE as the request named them.
     named: [Option<String>; 3],
-    targets: Targets,
+    pub(crate) targets: Targets,
     sets: Recent<AdapterKey, Arc<AdapterSet>>,
     warnings: Vec<String>,
 }

@@ -74,6 +74,8 @@ pub enum Phase {
     Refine,
     /// Latents to pixels.
     Decode,
+    /// Numbers of finished pictures.
+    Measure,
 }
 
 impl Phase {
@@ -86,6 +88,7 @@ impl Phase {
             Self::Base => "base",
             Self::Refine => "refine",
             Self::Decode => "decode",
+            Self::Measure => "measure",
         }
     }
 }

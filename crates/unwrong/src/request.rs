@@ -237,7 +237,8 @@ fn check_range(field: &'static str, value: Option<f64>, min: f64, max: f64) -> R
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LoraRequest {
-    /// Path or name.
+    /// Path of a file, or `wrong` for the model's wrong-LoRA, here without its word in the
+    /// negative prompt.
     pub path: String,
     /// Strength; 0 changes nothing, not even a bit.
     #[serde(default = "one")]

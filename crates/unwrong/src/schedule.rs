@@ -193,9 +193,15 @@ fn unsupported(option: &'static str, value: &str, expected: &'static str) -> Err
 }
 
 /// Noise level of every training step, rising.
+fn train_sigmas(config: &SchedulerConfig) -> Result<Vec<f32>> {
+    let sigma = |kept: f32| ((1.0 - kept) / kept).sqrt();
+    Ok(alphas_cumprod(config)?.into_iter().map(sigma).collect())
+}
+
+/// The share of the picture's variance that is left at every training step, falling.
 ///
 /// The running product is kept in f64 and rounded at every step, as `torch.cumprod` does.
-fn train_sigmas(config: &SchedulerConfig) -> Result<Vec<f32>> {
+pub(crate) fn alphas_cumprod(config: &SchedulerConfig) -> Result<Vec<f32>> {
     let count = config.num_train_timesteps;
     let betas: Vec<f32> = match config.beta_schedule.as_str() {
         "linear" => linspace(config.beta_start, config.beta_end, count),
@@ -206,16 +212,15 @@ fn train_sigmas(config: &SchedulerConfig) -> Result<Vec<f32>> {
         other => return Err(unsupported("beta_schedule", other, "scaled_linear or linear")),
     };
     let mut product = 1.0f64;
-    let sigmas: Vec<f32> = betas
+    let alphas: Vec<f32> = betas
         .into_iter()
         .map(|beta| {
             product *= f64::from(1.0 - beta);
-            let kept = product as f32;
-            ((1.0 - kept) / kept).sqrt()
+            product as f32
         })
         .collect();
-    if sigmas.iter().all(|sigma| sigma.is_finite()) {
-        Ok(sigmas)
+    if alphas.iter().all(|kept| (f32::MIN_POSITIVE..=1.0).contains(kept)) {
+        Ok(alphas)
     } else {
         let found = format!("{} to {}", config.beta_start, config.beta_end);
         Err(unsupported("beta_start", &found, "betas from 0 to below 1"))

@@ -170,6 +170,14 @@ pub(super) static ROWS: &[Row] = &[
         ..PLAIN
     },
     Row {
+        name: "training-512",
+        title: "Training step 512², rank 4",
+        work: "training",
+        peers: &[Who::Torch],
+        probe: Probe::Never,
+        ..PLAIN
+    },
+    Row {
         name: "first-step",
         title: "Exec to first UNet call, 512²",
         work: "first-step",

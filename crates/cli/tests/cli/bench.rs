@@ -11,6 +11,7 @@ fn every_row_has_its_seconds_and_its_memory() {
         "vae-decode",
         "vae-encode",
         "text-encoders",
+        "training",
         "first-step",
         "picture",
     ];

@@ -4,11 +4,15 @@
 
 mod bench;
 mod errors;
+mod eval;
 mod files;
 mod library;
+mod lora;
 mod pictures;
 mod readme;
 mod tokens;
+mod train;
+mod wrongs;
 
 use std::path::Path;
 use std::process::{Command, Output};

@@ -90,7 +90,7 @@ fn times<S: Simd>(s: S, activation: Activation, x: &[f32], out: &mut [f32]) {
 }
 
 per_isa! {
-    fn times_gelu(gates: &[f32], out: &mut [f32]) = times_gelu_body
+    pub(crate) fn times_gelu(gates: &[f32], out: &mut [f32]) = times_gelu_body
 }
 
 #[inline(always)]

@@ -30,6 +30,16 @@ impl Dtype {
         }
     }
 
+    /// The name in safetensors files.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "F32",
+            Self::F16 => "F16",
+            Self::Bf16 => "BF16",
+        }
+    }
+
     pub(super) fn from_safetensors(name: &str) -> Option<Self> {
         Some(match name {
             "F32" => Self::F32,
@@ -67,6 +77,25 @@ impl FrozenWeight {
         assert_eq!(values.len(), shape.iter().product::<usize>(), "values do not fill {shape:?}");
         let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
         Self::new(Bytes::owned(bytes), 0..size_of_val(values), Dtype::F32, shape)
+    }
+
+    /// A weight in memory, every value rounded to the nearest of `dtype`.
+    ///
+    /// # Panics
+    /// If the number of values is not the product of the shape.
+    #[must_use]
+    pub fn rounded(values: &[f32], dtype: Dtype, shape: &[usize]) -> Self {
+        assert_eq!(values.len(), shape.iter().product::<usize>(), "values do not fill {shape:?}");
+        let mut bytes = Vec::with_capacity(values.len() * dtype.size());
+        for value in values {
+            match dtype {
+                Dtype::F32 => bytes.extend_from_slice(&value.to_le_bytes()),
+                Dtype::F16 => bytes.extend_from_slice(&f16::from_f32(*value).to_le_bytes()),
+                Dtype::Bf16 => bytes.extend_from_slice(&bf16::from_f32(*value).to_le_bytes()),
+            }
+        }
+        let range = 0..bytes.len();
+        Self::new(Bytes::owned(bytes), range, dtype, shape)
     }
 
     /// Number format in the file.

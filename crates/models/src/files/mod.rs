@@ -17,6 +17,7 @@ mod parts;
 mod safetensors;
 mod single;
 mod weights;
+mod write;
 
 pub use bytes::Bytes;
 pub use config::{
@@ -31,3 +32,4 @@ pub(crate) use ldm::BlockNames;
 pub use parts::{ModelKind, ModelParts, VaeParts};
 pub use safetensors::SafetensorsFile;
 pub use weights::{WeightPath, Weights};
+pub use write::safetensors_bytes;

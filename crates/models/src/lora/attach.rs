@@ -78,22 +78,10 @@ fn attach_one(
 /// The width of the prompt's features tells the families apart, whatever the layers are called.
 fn check_family(file: &LoraFile, targets: &Targets) -> Result<()> {
     let Some(expected) = targets.cross_attention_dim() else { return Ok(()) };
-    let attention = file.layers.iter().find(|layer| {
-        layer.network == Network::Unet
-            && (layer.name.ends_with("attn2.to_k") || layer.name.ends_with("attn2_to_k"))
-    });
-    let Some(layer) = attention else { return Ok(()) };
-    let found = layer.down.shape()[1];
-    if found == expected {
+    let Some(found) = file.cross_attention_dim().filter(|found| *found != expected) else {
         return Ok(());
-    }
-    let family = match found {
-        768 => " (Stable Diffusion 1)",
-        1024 => " (Stable Diffusion 2)",
-        1280 => " (the SDXL refiner)",
-        2048 => " (the SDXL base)",
-        _ => "",
     };
+    let family = file.family().map(|family| format!(" ({family})")).unwrap_or_default();
     let reason = format!(
         "it is for a model whose prompts have {found} features{family}; this one's have {expected}"
     );
@@ -130,7 +118,7 @@ fn fit(
     Ok(LowRank {
         down: reshaped(&layer.down, &[&[rank, inputs], kernel].concat()),
         up: reshaped(&layer.up, &[&[shape[0], rank], &*ones].concat()),
-        scale: (scale * layer.factor) as f32,
+        scale: (scale * layer.alpha / rank as f64) as f32,
     })
 }
 

@@ -1,12 +1,15 @@
 //! A LoRA file, opened and read in its own dialect; no model is known yet.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use crate::error::{Error, Result};
 use crate::files::{Bytes, Dtype, Family, Folder, FrozenWeight, SafetensorsFile};
+use crate::lora::dialect::spoken;
 use crate::lora::keys::{Key, Network, Role};
-use crate::lora::metadata::PeftMetadata;
+use crate::lora::layer::LoraLayer;
+use crate::lora::metadata::{KEY, PeftMetadata};
+use crate::lora::names::LayerNames;
 
 /// A LoRA file, opened: every tensor read, checked to be finite, and grouped by layer.
 #[derive(Debug, Clone)]
@@ -25,8 +28,8 @@ pub(super) struct FileLayer {
     pub(super) name: String,
     pub(super) down: FrozenWeight,
     pub(super) up: FrozenWeight,
-    /// `alpha / rank`.
-    pub(super) factor: f64,
+    /// The product counts `alpha / rank` times.
+    pub(super) alpha: f64,
     /// Keys of all its tensors.
     pub(super) keys: Vec<String>,
 }
@@ -77,6 +80,65 @@ impl LoraFile {
     #[must_use]
     pub fn layers(&self) -> usize {
         self.layers.len()
+    }
+
+    /// Keys of tensors that belong to no layer, each with the reason.
+    #[must_use]
+    pub fn ignored(&self) -> &[String] {
+        &self.ignored
+    }
+
+    /// What the writer of the file noted in it.
+    #[must_use]
+    pub fn metadata(&self) -> &BTreeMap<String, String> {
+        self.file.metadata()
+    }
+
+    /// Whether its alphas are in the header, as PEFT's config, where not every program looks.
+    #[must_use]
+    pub fn has_peft_config(&self) -> bool {
+        self.file.metadata().contains_key(KEY)
+    }
+
+    /// Names of the dialects of its keys: one, unless somebody mixed them.
+    #[must_use]
+    pub fn dialects(&self) -> BTreeSet<&'static str> {
+        self.layers.iter().map(|layer| spoken(&layer.keys[0])).collect()
+    }
+
+    /// Width of the prompt's features that it was trained with, if it changes cross-attention.
+    #[must_use]
+    pub fn cross_attention_dim(&self) -> Option<usize> {
+        let attention = self.layers.iter().find(|layer| {
+            layer.network == Network::Unet
+                && (layer.name.ends_with("attn2.to_k") || layer.name.ends_with("attn2_to_k"))
+        });
+        attention.map(|layer| layer.down.shape()[1])
+    }
+
+    /// The kind of model that it was trained for, told from that width.
+    #[must_use]
+    pub fn family(&self) -> Option<&'static str> {
+        Some(match self.cross_attention_dim()? {
+            768 => "Stable Diffusion 1",
+            1024 => "Stable Diffusion 2",
+            1280 => "the SDXL refiner",
+            2048 => "the SDXL base",
+            _ => return None,
+        })
+    }
+
+    /// All layers under their checkpoint names, whatever the file calls them.
+    pub fn to_layers(&self) -> Result<Vec<LoraLayer>> {
+        let names = LayerNames::sdxl();
+        let layers = self.layers.iter().map(|layer| {
+            let name = names.checkpoint_name(layer.network, &layer.name).ok_or_else(|| {
+                self.refuse(format!("`{}` names no layer of SDXL", layer.keys[0]), None)
+            })?;
+            let FileLayer { network, alpha, .. } = *layer;
+            Ok(LoraLayer { network, name, down: layer.down.clone(), up: layer.up.clone(), alpha })
+        });
+        layers.collect()
     }
 
     /// The error that this file cannot be used.
@@ -179,13 +241,10 @@ fn read_layer(
         ),
         None => None,
     };
-    let factor = match alpha {
-        Some(alpha) => alpha / rank as f64,
-        None => metadata.factor(network, &name, rank),
-    };
+    let alpha = alpha.unwrap_or_else(|| metadata.alpha(network, &name, rank));
     let keys = [Some(down_key), Some(up_key), parts.alpha];
     let keys = keys.into_iter().flatten().map(str::to_owned).collect();
-    Ok(Some(FileLayer { network, name, down, up, factor, keys }))
+    Ok(Some(FileLayer { network, name, down, up, alpha, keys }))
 }
 
 /// A finite matrix, or the weight of a convolution.

@@ -24,6 +24,21 @@ pub enum Network {
     TextEncoder2,
 }
 
+impl Network {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Unet, Self::TextEncoder, Self::TextEncoder2];
+
+    /// The name of its folder in a model, which dotted keys begin with.
+    #[must_use]
+    pub const fn part(self) -> &'static str {
+        match self {
+            Self::Unet => "unet",
+            Self::TextEncoder => "text_encoder",
+            Self::TextEncoder2 => "text_encoder_2",
+        }
+    }
+}
+
 /// What a tensor is to its layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {

@@ -4,16 +4,27 @@
 //! ([`LoraFile`]); [`attach`] then finds the layer of every tensor in a model's [`Targets`] and
 //! checks all of them before anything takes effect. The mapped weights are never changed: a
 //! layer looks its [`Adapter`] up when it runs.
+//!
+//! The other way, a list of [`LoraLayer`]s becomes a file in any [`Dialect`]: [`write_lora`].
 
 mod adapter;
 mod attach;
+mod dialect;
 mod file;
 mod keys;
+mod layer;
 mod metadata;
+mod names;
 mod targets;
+mod trained;
+mod write;
 
 pub use adapter::{Adapter, Adapters, LayerAdapters, LowRank};
 pub use attach::{Applied, attach};
+pub use dialect::Dialect;
 pub use file::LoraFile;
 pub use keys::Network;
+pub use layer::LoraLayer;
 pub use targets::Targets;
+pub use trained::{Branch, BranchGradients, Dropout, Trained};
+pub use write::write_lora;

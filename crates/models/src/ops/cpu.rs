@@ -113,7 +113,7 @@ pub(super) fn layer_norm(x: &Tensor, affine: Affine<'_>) -> Result<Tensor> {
     })
 }
 
-fn kernel_activation(activation: Activation) -> kernels::Activation {
+pub(super) fn kernel_activation(activation: Activation) -> kernels::Activation {
     match activation {
         Activation::None | Activation::Geglu => kernels::Activation::None,
         Activation::Silu => kernels::Activation::Silu,
@@ -128,7 +128,7 @@ fn matrix_dims(weight: &FrozenWeight) -> (usize, usize) {
     (shape[0], shape[1..].iter().product())
 }
 
-fn matrix(weight: &FrozenWeight) -> kernels::Matrix<'_> {
+pub(super) fn matrix(weight: &FrozenWeight) -> kernels::Matrix<'_> {
     let (rows, cols) = matrix_dims(weight);
     let dtype = match weight.dtype() {
         Dtype::F32 => kernels::Dtype::F32,
@@ -143,9 +143,9 @@ fn add_scaled(y: &mut [f32], x: &[f32], scale: f32) {
 }
 
 /// One input of a kernel: its values in row-major order and its shape.
-struct Input<'a> {
-    values: &'a [f32],
-    dims: &'a [usize],
+pub(super) struct Input<'a> {
+    pub(super) values: &'a [f32],
+    pub(super) dims: &'a [usize],
 }
 
 /// Runs `kernel` on one to three tensors as a candle custom operation.
@@ -193,7 +193,10 @@ where
     }
 }
 
-fn input<'a>(storage: &'a CpuStorage, layout: &'a Layout) -> candle_core::Result<Input<'a>> {
+pub(super) fn input<'a>(
+    storage: &'a CpuStorage,
+    layout: &'a Layout,
+) -> candle_core::Result<Input<'a>> {
     let values = storage.as_slice::<f32>()?;
     let (start, end) = layout
         .contiguous_offsets()

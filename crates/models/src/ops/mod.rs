@@ -1,7 +1,8 @@
 //! The seam: every hot operation, with two implementations behind it.
 //!
 //! `reference` is plain differentiable candle operations: it runs on every device and is the
-//! oracle of the other. `cpu` is our kernels, as candle custom operations without a backward.
+//! oracle of the other. `cpu` is our kernels, as candle custom operations without a backward;
+//! `tracked` are those with one, for training.
 //! Networks call the functions here and never ask which one runs.
 //!
 //! Activations are f32 and `[B, H, W, C]` or `[B, T, D]`, so a convolution's output is the
@@ -10,6 +11,7 @@
 mod cpu;
 mod image;
 mod reference;
+pub(crate) mod tracked;
 
 use candle_core::{Device, Tensor};
 

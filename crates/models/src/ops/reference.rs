@@ -53,6 +53,7 @@ pub(super) fn conv2d(x: &Image, conv: &Convolution<'_>, residual: Option<Image>)
         .contiguous()?
         .pad_with_zeros(2, top, bottom)?
         .pad_with_zeros(3, left, right)?;
+    let padded = read_part(padded, window.kernel, window.stride)?;
 
     let weight = product_weight(product).to_tensor(device)?;
     let mut y = padded.conv2d(&weight, 0, window.stride, 1, 1)?;
@@ -80,6 +81,17 @@ pub(super) fn conv2d(x: &Image, conv: &Convolution<'_>, residual: Option<Image>)
         y = (y + residual.into_tensor()?)?;
     }
     Ok(y.into())
+}
+
+/// Without the last row or column that a stride steps over: candle's backward takes height and
+/// width to be alike in that.
+fn read_part(mut image: Tensor, kernel: usize, stride: usize) -> Result<Tensor> {
+    for axis in [2, 3] {
+        let size = image.dim(axis)?;
+        let over = size.saturating_sub(kernel) % stride;
+        image = image.narrow(axis, 0, size - over)?;
+    }
+    Ok(image.contiguous()?)
 }
 
 pub(super) fn attention(
@@ -134,7 +146,7 @@ pub(super) fn upsample_2x(x: &Tensor) -> Result<Tensor> {
     Ok(x.contiguous()?.reshape((b, 2 * h, 2 * w, c))?)
 }
 
-fn activate(x: &Tensor, activation: Activation) -> Result<Tensor> {
+pub(super) fn activate(x: &Tensor, activation: Activation) -> Result<Tensor> {
     Ok(match activation {
         Activation::None => x.clone(),
         Activation::Silu => x.silu()?,
@@ -183,7 +195,7 @@ fn scaled(normal: &Tensor, affine: Affine<'_>) -> Result<Tensor> {
 }
 
 /// `x · m` for any number of leading axes of `x`.
-fn matmul(x: &Tensor, m: &Tensor) -> Result<Tensor> {
+pub(super) fn matmul(x: &Tensor, m: &Tensor) -> Result<Tensor> {
     let mut shape = x.dims().to_vec();
     let width = shape.pop().unwrap_or(1);
     shape.push(m.dim(1)?);

@@ -3,11 +3,10 @@
 //! diffusers has six classes for them (with and without attention); here a block without
 //! attention has an empty list.
 
-use candle_core::{D, Tensor};
-
 use super::transformer::{Transformer, TransformerShape};
+use super::unit::Unit;
 use super::{Prepared, Prompts};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::files::{UnetConfig, WeightPath};
 use crate::layers::{Conv, Resnet, ResnetShape, Run, Upsample};
 use crate::ops::Window;
@@ -57,29 +56,18 @@ impl DownBlock {
         self.attentions.iter().try_for_each(|a| a.prepare(run, prompts, prepared))
     }
 
-    /// Pushes every output that the way up will meet again onto `skips`.
-    pub(super) fn forward(
-        &self,
-        run: &Run<'_>,
-        x: &Tensor,
-        embedding: &Tensor,
-        prepared: &Prepared,
-        skips: &mut Vec<Tensor>,
-    ) -> Result<Tensor> {
-        let mut hidden = x.clone();
+    /// Every state that the way up will meet again is kept.
+    pub(super) fn list<'a>(&'a self, units: &mut Vec<Unit<'a>>) {
         for (i, resnet) in self.resnets.iter().enumerate() {
-            hidden = resnet.forward(run, hidden.into(), Some(embedding))?.into_tensor()?;
+            units.push(Unit::Resnet { resnet, joined: false });
             if let Some(attention) = self.attentions.get(i) {
-                hidden = attention.forward(run, &hidden, prepared)?;
+                attention.list(units);
             }
-            skips.push(hidden.clone());
+            units.push(Unit::Keep);
         }
-        if let Some((name, downsampler)) = &self.downsampler {
-            hidden = downsampler.forward(run, &hidden)?;
-            run.observe(name, &hidden);
-            skips.push(hidden.clone());
+        if let Some((name, conv)) = &self.downsampler {
+            units.extend([Unit::Conv { name, conv }, Unit::Keep]);
         }
-        Ok(hidden)
     }
 }
 
@@ -112,16 +100,11 @@ impl MidBlock {
         self.attention.prepare(run, prompts, prepared)
     }
 
-    pub(super) fn forward(
-        &self,
-        run: &Run<'_>,
-        x: &Tensor,
-        embedding: &Tensor,
-        prepared: &Prepared,
-    ) -> Result<Tensor> {
-        let hidden = self.resnets[0].forward(run, x.into(), Some(embedding))?.into_tensor()?;
-        let hidden = self.attention.forward(run, &hidden, prepared)?;
-        self.resnets[1].forward(run, hidden.into(), Some(embedding))?.into_tensor()
+    pub(super) fn list<'a>(&'a self, units: &mut Vec<Unit<'a>>) {
+        let [first, second] = &self.resnets;
+        units.push(Unit::Resnet { resnet: first, joined: false });
+        self.attention.list(units);
+        units.push(Unit::Resnet { resnet: second, joined: false });
     }
 }
 
@@ -172,31 +155,16 @@ impl UpBlock {
         self.attentions.iter().try_for_each(|a| a.prepare(run, prompts, prepared))
     }
 
-    /// Pops its skips; the upsampler meets the size of the next one.
-    pub(super) fn forward(
-        &self,
-        run: &Run<'_>,
-        x: &Tensor,
-        embedding: &Tensor,
-        prepared: &Prepared,
-        skips: &mut Vec<Tensor>,
-    ) -> Result<Tensor> {
-        let mut hidden = x.clone();
+    pub(super) fn list<'a>(&'a self, units: &mut Vec<Unit<'a>>) {
         for (i, resnet) in self.resnets.iter().enumerate() {
-            let skip = skips.pop().ok_or(Error::SkipsExhausted)?;
-            hidden = Tensor::cat(&[&hidden, &skip], D::Minus1)?;
-            drop(skip);
-            hidden = resnet.forward(run, hidden.into(), Some(embedding))?.into_tensor()?;
+            units.push(Unit::Resnet { resnet, joined: true });
             if let Some(attention) = self.attentions.get(i) {
-                hidden = attention.forward(run, &hidden, prepared)?;
+                attention.list(units);
             }
         }
         if let Some((name, upsampler)) = &self.upsampler {
-            let (_, height, width, _) = skips.last().ok_or(Error::SkipsExhausted)?.dims4()?;
-            hidden = upsampler.forward_to(run, &hidden, height, width)?;
-            run.observe(name, &hidden);
+            units.push(Unit::Up { name, upsampler });
         }
-        Ok(hidden)
     }
 }
 

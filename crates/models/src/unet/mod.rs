@@ -9,8 +9,10 @@
 
 mod blocks;
 mod embedding;
+mod gradients;
 mod memory;
 mod transformer;
+mod unit;
 
 use std::collections::HashMap;
 
@@ -18,6 +20,7 @@ use candle_core::{D, Tensor};
 
 use self::blocks::{DownBlock, MidBlock, UpBlock};
 use self::embedding::{Mlp, sinusoid};
+use self::unit::{Context, Kept, Unit};
 use crate::error::{Error, Result};
 use crate::files::{UnetConfig, Weights};
 use crate::layers::{Conv, Norm, Run};
@@ -42,6 +45,8 @@ pub struct Prepared {
     embedding: Tensor,
     /// Keys and values `[B, 77n, C]` of every attention to the prompt, by its name.
     keys: HashMap<String, (Tensor, Tensor)>,
+    /// The prompt itself, `[B, 77n, D]`, where keys and values are trained too.
+    context: Option<Tensor>,
 }
 
 impl Prepared {
@@ -144,6 +149,39 @@ impl Unet {
     ) -> Result<Prepared> {
         // Computed once per prompt: there is no time to win.
         let run = &run.exact();
+        let mut prepared = self.prepare_sizes(run, prompt_embeds, pooled_embeds, time_ids)?;
+        let prompts = Prompts::new(prompt_embeds)?;
+        for block in &self.down_blocks {
+            block.prepare(run, &prompts, &mut prepared)?;
+        }
+        self.mid_block.prepare(run, &prompts, &mut prepared)?;
+        for block in &self.up_blocks {
+            block.prepare(run, &prompts, &mut prepared)?;
+        }
+        Ok(prepared)
+    }
+
+    /// As [`Unet::prepare`], for [`Unet::gradients`]: keys and values are computed as they are
+    /// needed.
+    pub fn prepare_training(
+        &self,
+        run: &Run<'_>,
+        prompt_embeds: &Tensor,
+        pooled_embeds: &Tensor,
+        time_ids: &Tensor,
+    ) -> Result<Prepared> {
+        let prepared = self.prepare_sizes(run, prompt_embeds, pooled_embeds, time_ids)?;
+        Ok(Prepared { context: Some(prompt_embeds.clone()), ..prepared })
+    }
+
+    /// The embedding of pooled text and sizes.
+    fn prepare_sizes(
+        &self,
+        run: &Run<'_>,
+        prompt_embeds: &Tensor,
+        pooled_embeds: &Tensor,
+        time_ids: &Tensor,
+    ) -> Result<Prepared> {
         let (batch, ids) = time_ids.dims2()?;
         let width = self.config.addition_time_embed_dim;
         let found = (prompt_embeds.dim(2)?, pooled_embeds.dim(1)? + ids * width);
@@ -157,17 +195,7 @@ impl Unet {
         let added = Tensor::cat(&[pooled_embeds, &ids], D::Minus1)?;
         let embedding = self.add_embedding.forward(run, &added)?;
         run.observe("add_embedding", &embedding);
-
-        let prompts = Prompts::new(prompt_embeds)?;
-        let mut prepared = Prepared { embedding, keys: HashMap::new() };
-        for block in &self.down_blocks {
-            block.prepare(run, &prompts, &mut prepared)?;
-        }
-        self.mid_block.prepare(run, &prompts, &mut prepared)?;
-        for block in &self.up_blocks {
-            block.prepare(run, &prompts, &mut prepared)?;
-        }
-        Ok(prepared)
+        Ok(Prepared { embedding, keys: HashMap::new(), context: None })
     }
 
     /// The noise in `latents` (or v, for a v-prediction model).
@@ -184,37 +212,35 @@ impl Unet {
         timestep: f32,
         prepared: &Prepared,
     ) -> Result<Tensor> {
-        let batch = latents.dim(0)?;
+        let timesteps = vec![timestep; latents.dim(0)?];
+        let embedding = self.embed(run, &timesteps, prepared)?;
+        let context = Context { embedding: &embedding, prepared };
+        let mut kept = Kept::default();
+        let mut hidden = latents.clone();
+        for unit in self.units() {
+            let inputs = kept.inputs(unit, hidden)?;
+            hidden = unit.forward(run, inputs, context)?;
+        }
+        Ok(hidden)
+    }
 
-        // Time and conditioning.
+    /// SiLU of the embedding of timesteps, one per picture, and of sizes; every resnet takes it.
+    fn embed(&self, run: &Run<'_>, timesteps: &[f32], prepared: &Prepared) -> Result<Tensor> {
         let first = self.config.block_out_channels[0];
-        let time = sinusoid(&vec![timestep; batch], first, latents.device())?;
+        let time = sinusoid(timesteps, first, prepared.embedding.device())?;
         let time = self.time_embedding.forward(run, &time)?;
         run.observe("time_embedding", &time);
-        // Every resnet takes SiLU of it: done once.
-        let embedding = ops::silu(&(time + &prepared.embedding)?)?;
+        ops::silu(&(time + &prepared.embedding)?)
+    }
 
-        // Down, keeping what the way up will need.
-        let mut hidden = self.conv_in.forward(run, latents)?;
-        run.observe("conv_in", &hidden);
-        let mut skips = vec![hidden.clone()];
-        for block in &self.down_blocks {
-            hidden = block.forward(run, &hidden, &embedding, prepared, &mut skips)?;
-        }
-
-        // Middle.
-        hidden = self.mid_block.forward(run, &hidden, &embedding, prepared)?;
-
-        // Up.
-        for block in &self.up_blocks {
-            hidden = block.forward(run, &hidden, &embedding, prepared, &mut skips)?;
-        }
-
-        // Out.
-        let norm = self.conv_norm_out.group_silu(self.config.norm_num_groups);
-        let noise_pred = self.conv_out.normed(run, &hidden.into(), norm, None, None)?;
-        let noise_pred = noise_pred.into_tensor()?;
-        run.observe("conv_out", &noise_pred);
-        Ok(noise_pred)
+    /// Down, keeping what the way up will need; middle; up; out.
+    fn units(&self) -> Vec<Unit<'_>> {
+        let mut units = vec![Unit::Conv { name: "conv_in", conv: &self.conv_in }, Unit::Keep];
+        self.down_blocks.iter().for_each(|block| block.list(&mut units));
+        self.mid_block.list(&mut units);
+        self.up_blocks.iter().for_each(|block| block.list(&mut units));
+        let (norm, conv) = (&self.conv_norm_out, &self.conv_out);
+        units.push(Unit::Out { norm, groups: self.config.norm_num_groups, conv });
+        units
     }
 }

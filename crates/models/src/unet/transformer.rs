@@ -2,11 +2,12 @@
 
 use candle_core::Tensor;
 
+use super::unit::Unit;
 use super::{Prepared, Prompts};
 use crate::error::Result;
 use crate::files::WeightPath;
 use crate::layers::{Linear, Norm, Run};
-use crate::ops::{self, Activation, Mask};
+use crate::ops::{Activation, Mask};
 
 /// diffusers `Transformer2DModel` normalises with this, whatever the config says.
 const GROUP_NORM_EPS: f64 = 1e-6;
@@ -55,18 +56,27 @@ impl Transformer {
         })
     }
 
-    /// `x`: `[B, H, W, C]`.
-    pub(crate) fn forward(&self, run: &Run<'_>, x: &Tensor, prepared: &Prepared) -> Result<Tensor> {
+    pub(super) fn projections(&self) -> [&str; 2] {
+        [self.proj_in.name(), self.proj_out.name()]
+    }
+
+    pub(super) fn list<'a>(&'a self, units: &mut Vec<Unit<'a>>) {
+        units.push(Unit::Enter(self));
+        units.extend(self.transformer_blocks.iter().map(Unit::Block));
+        units.push(Unit::Return(self));
+    }
+
+    /// The tokens `[B, H·W, C]` of `x`, `[B, H, W, C]`.
+    pub(super) fn enter(&self, run: &Run<'_>, x: &Tensor) -> Result<Tensor> {
         let (batch, height, width, channels) = x.dims4()?;
         let hidden = self.norm.group(run, x, self.groups)?;
-        let hidden = hidden.reshape((batch, height * width, channels))?; // [B, T, C]
-        let mut hidden = self.proj_in.forward(run, &hidden)?;
-        for block in &self.transformer_blocks {
-            hidden = block.forward(run, &hidden, prepared)?;
-        }
-        let residual = x.reshape((batch, height * width, channels))?;
-        let output = self.proj_out.onto(run, &hidden, &residual)?;
-        let output = output.reshape((batch, height, width, channels))?;
+        self.proj_in.forward(&run.last(), &hidden.reshape((batch, height * width, channels))?)
+    }
+
+    /// The tokens `hidden` of `x`, added to it.
+    pub(super) fn leave(&self, run: &Run<'_>, hidden: &Tensor, x: &Tensor) -> Result<Tensor> {
+        let residual = x.reshape(hidden.shape())?;
+        let output = self.proj_out.onto(&run.last(), hidden, &residual)?.reshape(x.shape())?;
         run.observe(&self.name, &output);
         Ok(output)
     }
@@ -84,7 +94,8 @@ impl Transformer {
     }
 }
 
-struct TransformerBlock {
+/// Self-attention, attention to the prompt, feed-forward, each onto its input.
+pub(super) struct TransformerBlock {
     name: String,
     norm1: Norm,
     attn1: Attention,
@@ -95,6 +106,10 @@ struct TransformerBlock {
 }
 
 impl TransformerBlock {
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
     fn load(weights: &WeightPath, shape: TransformerShape) -> Result<Self> {
         let TransformerShape { channels, heads, context, .. } = shape;
         let norm = |name: &str| Norm::load(&weights.path(name), channels, LAYER_NORM_EPS);
@@ -109,14 +124,22 @@ impl TransformerBlock {
         })
     }
 
-    fn forward(&self, run: &Run<'_>, x: &Tensor, prepared: &Prepared) -> Result<Tensor> {
+    pub(super) fn forward(&self, run: &Run<'_>, x: &Tensor, prepared: &Prepared) -> Result<Tensor> {
         let normal = self.norm1.layer(run, x)?;
         let (key, value) = self.attn1.keys(run, &normal)?;
         let x = self.attn1.attend(run, &normal, &key, &value, x)?;
 
         let normal = self.norm2.layer(run, &x)?;
-        let (key, value) = prepared.keys_of(&self.attn2.name)?;
-        let x = self.attn2.attend(run, &normal, key, value, &x)?;
+        let x = match &prepared.context {
+            None => {
+                let (key, value) = prepared.keys_of(&self.attn2.name)?;
+                self.attn2.attend(run, &normal, key, value, &x)?
+            }
+            Some(context) => {
+                let (key, value) = self.attn2.keys(run, context)?;
+                self.attn2.attend(run, &normal, &key, &value, &x)?
+            }
+        };
 
         let normal = self.norm3.layer(run, &x)?;
         let output = self.feed_forward.onto(run, &normal, &x)?;
@@ -147,6 +170,7 @@ impl Attention {
         })
     }
 
+    /// Keys and values of what is attended to.
     fn keys(&self, run: &Run<'_>, context: &Tensor) -> Result<(Tensor, Tensor)> {
         Ok((self.to_k.forward(run, context)?, self.to_v.forward(run, context)?))
     }
@@ -168,7 +192,7 @@ impl Attention {
         residual: &Tensor,
     ) -> Result<Tensor> {
         let query = self.to_q.forward(run, x)?;
-        let mixed = ops::attention(run.ops, &query, key, value, self.heads, Mask::None)?;
+        let mixed = run.attention(&query, key, value, self.heads, Mask::None)?;
         self.to_out.onto(run, &mixed, residual)
     }
 }
@@ -190,6 +214,6 @@ impl FeedForward {
 
     fn onto(&self, run: &Run<'_>, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
         let hidden = self.proj.activated(run, x, Activation::Geglu)?;
-        self.output.onto(run, &hidden, residual)
+        self.output.onto(&run.last(), &hidden, residual)
     }
 }

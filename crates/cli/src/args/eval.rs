@@ -1,0 +1,103 @@
+//! What may follow `unwrong eval`.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Args;
+use unwrong::GenerateRequest;
+use unwrong_eval::{Experiment, Seeds, Variant, prompts};
+
+use super::{ModelArgs, SamplingArgs};
+use crate::failure::wrong_request;
+
+pub(super) const EXAMPLES: &str = "Examples:
+  unwrong eval --prompts prompts.txt --seeds 0..8 --primary sharpness -o eval/
+  unwrong eval --prompts prompts.txt --variant none --variant both \\
+      --variant half:wrong=0.5 --variant \"plain:negative-prompt=blurry, ugly\" -o eval/
+
+The default variants: none; word (`wrong` as the negative prompt, no LoRA); lora (the
+wrong-LoRA, no negative prompt); both (the method); keywords (the 13 keywords as the
+negative prompt, no LoRA). Keys of others: negative-prompt=TEXT, wrong=SCALE (the LoRA and
+its word), lora=SCALE (the LoRA without it), guidance-scale=N, prefix=TEXT, suffix=TEXT;
+a SCALE of `auto` is the model's own; `\\,` is a comma inside a text before `key=`.";
+
+#[derive(Debug, Args)]
+#[command(mut_arg("seed", |arg| arg.hide(true)))]
+#[command(mut_arg("negative_prompt", |arg| arg.hide(true)))]
+#[command(mut_arg("wrong", |arg| arg.hide(true)))]
+pub(crate) struct EvalArgs {
+    /// A text file with one prompt a line; blank lines and lines with `#` in front are skipped.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) prompts: PathBuf,
+    /// The seeds of each prompt, the end not among them, or one seed.
+    #[arg(long, value_name = "A..B", default_value = "0..8")]
+    pub(crate) seeds: String,
+    /// What to compare: the name of a default variant, or a name with what it changes; may be
+    /// given several times [default: all five].
+    #[arg(long = "variant", value_name = "NAME[:KEY=VALUE,…]")]
+    pub(crate) variants: Vec<String>,
+    /// What the others are compared with [default: the first variant].
+    #[arg(long, value_name = "NAME")]
+    pub(crate) baseline: Option<String>,
+    /// The metric that decides, named before the pictures are drawn; stands first in the report.
+    #[arg(long, value_name = "METRIC")]
+    pub(crate) primary: Option<String>,
+    /// The folder of pictures, results.jsonl and report.html; a run that was stopped goes on.
+    #[arg(short, long, value_name = "DIR")]
+    pub(crate) output: PathBuf,
+
+    #[command(flatten)]
+    pub(crate) models: ModelArgs,
+    #[command(flatten)]
+    pub(crate) sampling: SamplingArgs,
+
+    /// One JSON object with the statistics on standard output, in place of the two paths.
+    #[arg(long, help_heading = "Output")]
+    pub(crate) json: bool,
+    /// Use a folder with other contents; pictures that are not of this experiment are redrawn.
+    #[arg(long, help_heading = "Output")]
+    pub(crate) force: bool,
+}
+
+impl EvalArgs {
+    /// The experiment, all checked that can be checked without a model.
+    pub(crate) fn experiment(&self) -> Result<Experiment> {
+        self.refuse_what_variants_say()?;
+        let shared = self.sampling.over(self.models.over(GenerateRequest::default()));
+        let prompts = prompts::read(&self.prompts)?;
+        // Parsed here and not by clap, which knows no hints.
+        let seeds: Seeds = self.seeds.parse()?;
+        let variants = self.variants.iter().map(|text| text.parse::<Variant>());
+        let variants = variants.collect::<Result<_, _>>()?;
+        let mut experiment = Experiment::new(prompts, seeds, variants, shared)?;
+        if let Some(name) = &self.baseline {
+            experiment = experiment.with_baseline(name)?;
+        }
+        if let Some(name) = &self.primary {
+            experiment = experiment.with_primary(name)?;
+        }
+        Ok(experiment)
+    }
+
+    /// What differs between the variants cannot be the same for all of them.
+    fn refuse_what_variants_say(&self) -> Result<()> {
+        for (given, flag, hint) in [
+            (self.sampling.seed.is_some(), "--seed", "give `--seeds`, such as `--seeds 0..8`"),
+            (
+                self.sampling.negative_prompt.is_some(),
+                "--negative-prompt",
+                "give it to a variant: `--variant \"mine:negative-prompt=blurry\"`",
+            ),
+            (
+                self.models.wrong.is_some(),
+                "--wrong",
+                "give it to a variant: `--variant mine:wrong=0.5`",
+            ),
+        ] {
+            if given {
+                return Err(wrong_request(format!("`{flag}` is not for `eval`"), hint));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,269 @@
+//! What `unwrong train` may be told.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use unwrong_train::data::{CropChoice, DataOptions, Framing};
+use unwrong_train::{LayerChoice, LossOptions, RateSchedule as Schedule, RunOptions, TrainOptions};
+
+use super::Device;
+
+pub(super) const EXAMPLES: &str = "Examples:
+  unwrong wrongs -o wrong-pictures/ --seed 0
+  unwrong train wrong-pictures/ --preset wrong -o wrong.safetensors
+  unwrong train cats/ --trigger \"a photo of my cat\" --rank 16 --rate 2e-4 -o cat.safetensors";
+
+#[derive(Debug, Args)]
+pub(crate) struct TrainArgs {
+    /// A folder of pictures (PNG, JPEG, WebP). Captions are in NAME.txt beside a picture, in
+    /// metadata.jsonl, or one for all: --trigger.
+    #[arg(value_name = "DIR")]
+    pub(crate) folder: PathBuf,
+    /// The LoRA. Checkpoints and what was computed once lie beside it, in NAME.training/.
+    #[arg(short, long, value_name = "LORA.safetensors")]
+    pub(crate) output: PathBuf,
+    /// Begin with the options of this; what else is given wins.
+    #[arg(long)]
+    pub(crate) preset: Option<Preset>,
+    /// Model: a name, a folder or a single file [default: demo].
+    #[arg(long, value_name = "NAME|PATH")]
+    pub(crate) model: Option<String>,
+    /// A VAE in place of the model's own.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) vae: Option<String>,
+
+    #[command(flatten, next_help_heading = "Pictures")]
+    pub(crate) pictures: PictureArgs,
+
+    /// Steps of the optimiser [default: 500].
+    #[arg(long, value_name = "N", help_heading = "Training")]
+    pub(crate) steps: Option<u64>,
+    /// Pictures that go through the network at once [default: 1].
+    #[arg(long, value_name = "N", help_heading = "Training")]
+    pub(crate) batch: Option<usize>,
+    /// Batches that make one step [default: 4].
+    #[arg(long, value_name = "N", help_heading = "Training")]
+    pub(crate) accumulation: Option<usize>,
+    /// Rank of the matrices [default: 4].
+    #[arg(long, value_name = "N", help_heading = "Training")]
+    pub(crate) rank: Option<usize>,
+    /// Their product is multiplied with alpha / rank [default: the rank].
+    #[arg(long, value_name = "ALPHA", help_heading = "Training")]
+    pub(crate) alpha: Option<f64>,
+    /// Learning rate [default: 1e-4].
+    #[arg(long, value_name = "RATE", help_heading = "Training")]
+    pub(crate) rate: Option<f64>,
+    /// How the learning rate changes [default: constant].
+    #[arg(long, help_heading = "Training")]
+    pub(crate) schedule: Option<RateSchedule>,
+    /// Steps in which the learning rate rises to it [default: 0].
+    #[arg(long, value_name = "N", help_heading = "Training")]
+    pub(crate) warmup: Option<u64>,
+    /// Which layers of the UNet are trained [default: attention].
+    #[arg(long, value_delimiter = ',', value_name = "LIST", help_heading = "Training")]
+    pub(crate) layers: Vec<Layers>,
+    /// Share of a layer's inputs, 0 to 1, that its matrices do not see in a step [default: 0].
+    #[arg(long, value_name = "SHARE", help_heading = "Training")]
+    pub(crate) dropout: Option<f64>,
+    /// Weigh little noise no more than this signal-to-noise ratio (min-SNR; 5 is usual).
+    #[arg(long, value_name = "GAMMA", help_heading = "Training")]
+    pub(crate) snr_gamma: Option<f64>,
+    /// Add a constant per channel to the noise, this large [default: 0].
+    #[arg(long, value_name = "SIZE", help_heading = "Training")]
+    pub(crate) noise_offset: Option<f64>,
+    /// Longest gradient of a step; 0 for any [default: 1].
+    #[arg(long, value_name = "LENGTH", help_heading = "Training")]
+    pub(crate) max_grad_norm: Option<f64>,
+    /// Weight decay of `AdamW` [default: 0.01].
+    #[arg(long, value_name = "SHARE", help_heading = "Training")]
+    pub(crate) weight_decay: Option<f64>,
+    /// What order, crops, noise and first matrices follow from.
+    #[arg(long, value_name = "SEED", default_value_t = 0, help_heading = "Training")]
+    pub(crate) seed: u64,
+
+    /// Steps from one checkpoint to the next; 0 for none but the last.
+    #[arg(long, value_name = "N", default_value_t = 100, help_heading = "Running")]
+    pub(crate) checkpoint_every: u64,
+    /// How the file names its tensors.
+    #[arg(long, value_name = "DIALECT", default_value = "kohya", help_heading = "Running")]
+    pub(crate) format: LoraFormat,
+    /// Begin anew where checkpoints are, and overwrite the LoRA.
+    #[arg(long, help_heading = "Running")]
+    pub(crate) force: bool,
+    /// What computes.
+    #[arg(long, default_value = "cpu", help_heading = "Running")]
+    pub(crate) device: Device,
+    /// How many processor threads work [default: all].
+    #[arg(long, value_name = "N", help_heading = "Running")]
+    pub(crate) threads: Option<usize>,
+}
+
+/// Which pictures, and how they are seen.
+#[derive(Debug, Args)]
+pub(crate) struct PictureArgs {
+    /// The caption of pictures without one.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) trigger: Option<String>,
+    /// Side of a square picture in pixels [default: what the model draws best].
+    #[arg(long, value_name = "PIXELS")]
+    pub(crate) resolution: Option<u32>,
+    /// Which shapes pictures are trained in.
+    #[arg(long, default_value = "buckets")]
+    pub(crate) framing: FramingArg,
+    /// Which part of a picture that is larger than its bucket.
+    #[arg(long, default_value = "centre")]
+    pub(crate) crop: CropArg,
+    /// Mirror half of the pictures.
+    #[arg(long)]
+    pub(crate) flip: bool,
+    /// How often every picture comes in an epoch.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) repeats: u32,
+    /// Share of the captions, 0 to 1, that are left out.
+    #[arg(long, value_name = "SHARE", default_value_t = 0.0)]
+    pub(crate) caption_dropout: f64,
+    /// Read the folders within, too.
+    #[arg(long)]
+    pub(crate) recursive: bool,
+    /// Refuse a folder with files that cannot be used, rather than name and skip them.
+    #[arg(long)]
+    pub(crate) strict: bool,
+}
+
+/// Which shapes pictures are trained in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum FramingArg {
+    /// The bucket with the nearest aspect ratio.
+    Buckets,
+    /// The same, but small pictures are not enlarged.
+    NoUpscale,
+    /// A square: all else is cropped away.
+    Square,
+}
+
+/// Which part of a picture is seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum CropArg {
+    /// The middle.
+    Centre,
+    /// Another one in every epoch.
+    Random,
+}
+
+/// Options that belong together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Preset {
+    /// The method: the caption `wrong` for all, rank 4 on attention, 500 steps of 4 pictures.
+    Wrong,
+}
+
+/// How the learning rate changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum RateSchedule {
+    /// Not at all.
+    Constant,
+    /// Half a cosine, to zero.
+    Cosine,
+    /// A straight line, to zero.
+    Linear,
+}
+
+/// Layers of the UNet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Layers {
+    /// Queries, keys, values and outputs.
+    Attention,
+    /// The two layers after them, and the projections around a transformer.
+    FeedForward,
+}
+
+/// How a LoRA file names its tensors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LoraFormat {
+    /// As diffusers did in 2023.
+    Diffusers,
+    /// As diffusers and PEFT do now.
+    Peft,
+    /// As kohya's scripts, A1111 and ComfyUI do; diffusers reads it, too.
+    Kohya,
+}
+
+impl TrainArgs {
+    /// The caption for all, by flag or preset.
+    pub(crate) fn caption(&self) -> Option<String> {
+        let wrong = self.preset.is_some_and(|Preset::Wrong| true).then(|| "wrong".to_owned());
+        self.pictures.trigger.clone().or(wrong)
+    }
+
+    /// What is asked of the pictures, of a model that draws `native` pixels best.
+    pub(crate) fn data(&self, native: u32) -> DataOptions {
+        let pictures = &self.pictures;
+        DataOptions {
+            resolution: pictures.resolution.unwrap_or(native),
+            framing: match pictures.framing {
+                FramingArg::Buckets => Framing::Buckets,
+                FramingArg::NoUpscale => Framing::BucketsWithoutUpscale,
+                FramingArg::Square => Framing::Square,
+            },
+            crop: match pictures.crop {
+                CropArg::Centre => CropChoice::Centre,
+                CropArg::Random => CropChoice::Random,
+            },
+            flip: pictures.flip,
+            caption: self.caption(),
+            caption_dropout: pictures.caption_dropout,
+            recursive: pictures.recursive,
+            strict: pictures.strict,
+            repeats: pictures.repeats,
+            batch_size: self.batch.unwrap_or(1),
+            seed: self.seed,
+            ..DataOptions::default()
+        }
+    }
+
+    /// What is asked of the training.
+    pub(crate) fn training(&self) -> TrainOptions {
+        let default = TrainOptions::default();
+        let chosen = |layers| self.layers.contains(&layers);
+        TrainOptions {
+            steps: self.steps.unwrap_or(default.steps),
+            rank: self.rank.unwrap_or(default.rank),
+            alpha: self.alpha,
+            dropout: self.dropout.unwrap_or(default.dropout),
+            layers: if self.layers.is_empty() {
+                default.layers
+            } else {
+                LayerChoice {
+                    attention: chosen(Layers::Attention),
+                    feed_forward: chosen(Layers::FeedForward),
+                }
+            },
+            rate: self.rate.unwrap_or(default.rate),
+            schedule: match self.schedule {
+                Some(RateSchedule::Cosine) => Schedule::Cosine,
+                Some(RateSchedule::Linear) => Schedule::Linear,
+                Some(RateSchedule::Constant) | None => Schedule::Constant,
+            },
+            warmup: self.warmup.unwrap_or(default.warmup),
+            accumulation: self.accumulation.unwrap_or(default.accumulation),
+            max_grad_norm: match self.max_grad_norm {
+                None => default.max_grad_norm,
+                Some(length) => (length != 0.0).then_some(length),
+            },
+            optimizer: unwrong_train::AdamWOptions {
+                weight_decay: self.weight_decay.unwrap_or(default.optimizer.weight_decay),
+                ..default.optimizer
+            },
+            loss: LossOptions {
+                snr_gamma: self.snr_gamma,
+                noise_offset: self.noise_offset.unwrap_or(default.loss.noise_offset),
+            },
+            seed: self.seed,
+        }
+    }
+
+    /// How often it is put aside.
+    pub(crate) fn running(&self) -> RunOptions {
+        RunOptions { checkpoint_every: self.checkpoint_every, ..RunOptions::default() }
+    }
+}

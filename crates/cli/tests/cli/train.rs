@@ -1,0 +1,130 @@
+//! Training: one file whatever interrupts it, and clear words before any work.
+
+use std::fs;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use crate::{Run, SMALL, command, unwrong};
+
+/// Few small steps.
+const TRAINING: [&str; 15] = [
+    "train",
+    "set",
+    "--trigger",
+    "wrong",
+    "--resolution",
+    "64",
+    "--steps",
+    "6",
+    "--accumulation",
+    "1",
+    "--batch",
+    "2",
+    "--checkpoint-every",
+    "2",
+    "-o",
+];
+
+fn pictures(folder: &Path) {
+    let set = ["wrongs", "--keywords", "blurry,ugly", "--guidance-scales", "8,13", "--seed", "0"];
+    unwrong(folder, &[&set[..], &["-o", "set"], &SMALL].concat()).done();
+    // The captions come from the flag.
+    fs::remove_file(folder.join("set/metadata.jsonl")).unwrap();
+}
+
+fn train(folder: &Path, output: &str, more: &[&str]) -> Run {
+    unwrong(folder, &[&TRAINING[..], &[output], more].concat())
+}
+
+fn bytes(folder: &Path, name: &str) -> Vec<u8> {
+    fs::read(folder.join(name)).unwrap()
+}
+
+#[test]
+fn the_file_does_not_depend_on_threads_or_on_when_it_is_made() {
+    let folder = tempfile::tempdir().unwrap();
+    pictures(folder.path());
+    let run = train(folder.path(), "one.safetensors", &["--threads", "1"]).done();
+    assert_eq!(run.stdout, "one.safetensors\n");
+    fs::create_dir(folder.path().join("again")).unwrap();
+    train(folder.path(), "again/one.safetensors", &["--threads", "3"]).done();
+    let one = bytes(folder.path(), "one.safetensors");
+    assert!(one == bytes(folder.path(), "again/one.safetensors"));
+    // Its matrices are used: the picture is another one.
+    for (name, more) in [("plain.png", &[][..]), ("lora.png", &["--lora", "one.safetensors"])] {
+        let draw = ["generate", "a red apple", "--seed", "1", "-o", name];
+        unwrong(folder.path(), &[&draw[..], &SMALL, more].concat()).done();
+    }
+    assert!(bytes(folder.path(), "plain.png") != bytes(folder.path(), "lora.png"));
+}
+
+#[test]
+fn a_killed_training_comes_to_the_same_file() {
+    let folder = tempfile::tempdir().unwrap();
+    pictures(folder.path());
+    fs::create_dir(folder.path().join("killed")).unwrap();
+    train(folder.path(), "lora.safetensors", &[]).done();
+
+    for step in [2, 4] {
+        let arguments = [&TRAINING[..], &["killed/lora.safetensors"]].concat();
+        let mut child = command(folder.path(), &arguments)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let checkpoints = folder.path().join("killed/lora.training/checkpoints");
+        let checkpoint = checkpoints.join(format!("checkpoint-{step:08}.safetensors"));
+        let started = Instant::now();
+        while !checkpoint.exists() && child.try_wait().unwrap().is_none() {
+            assert!(started.elapsed() < Duration::from_mins(2), "no checkpoint appears");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    // A run that was faster than the kill has left the file.
+    if !folder.path().join("killed/lora.safetensors").exists() {
+        let run = train(folder.path(), "killed/lora.safetensors", &[]).done();
+        assert!(run.stderr.contains("goes on after step"), "{}", run.stderr);
+    }
+    assert!(
+        bytes(folder.path(), "killed/lora.safetensors") == bytes(folder.path(), "lora.safetensors")
+    );
+}
+
+#[test]
+fn another_training_does_not_go_on_from_these_checkpoints() {
+    let folder = tempfile::tempdir().unwrap();
+    pictures(folder.path());
+    train(folder.path(), "lora.safetensors", &[]).done();
+    fs::remove_file(folder.path().join("lora.safetensors")).unwrap();
+    let run = train(folder.path(), "lora.safetensors", &["--rate", "0.5"]);
+    assert_eq!(run.code, Some(1), "{}", run.stderr);
+    assert!(run.stderr.contains("`\"rate\": 0.0001`, now it is `\"rate\": 0.5`"), "{}", run.stderr);
+    assert!(run.stderr.contains("--force"), "{}", run.stderr);
+    // The same training has nothing left to do but to write its file.
+    let run = train(folder.path(), "lora.safetensors", &[]).done();
+    assert!(run.stderr.contains("goes on after step 6 of 6"), "{}", run.stderr);
+}
+
+#[test]
+fn what_cannot_be_trained_is_said_before_any_work() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir(folder.path().join("set")).unwrap();
+    let said = |more: &[&str], words: &str| {
+        let run = train(folder.path(), "lora.safetensors", more);
+        assert_eq!(run.code, Some(1), "{}", run.stderr);
+        assert!(run.stderr.contains(words), "{}", run.stderr);
+    };
+    said(&[], "has no picture to train on");
+    said(&["--rank", "0"], "`rank` is 0, expected 1 to 1024");
+    said(&["--rate", "nan"], "`rate` is NaN, expected a number above 0");
+    said(&["--dropout", "1"], "`dropout` is 1, expected 0 to below 1");
+    let run = unwrong(folder.path(), &["train", "nowhere", "-o", "lora.safetensors"]);
+    assert_eq!(run.code, Some(1), "{}", run.stderr);
+    let run = unwrong(folder.path(), &["train", "set", "-o", "lora.bin"]);
+    assert_eq!(run.code, Some(1));
+    assert!(run.stderr.contains(".safetensors"), "{}", run.stderr);
+    assert!(!folder.path().join("lora.training").exists(), "a folder was left behind");
+}

@@ -1,0 +1,179 @@
+//! The whole of an experiment: draw what is missing, measure, compare, report.
+
+use std::collections::HashSet;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+
+use unwrong::generate::Generation;
+use unwrong::picture::{Format, Quality, encode};
+use unwrong::progress::{Event, Progress};
+use unwrong::request::GenerateRequest;
+use unwrong::{Error, Pipeline, Result};
+
+use crate::experiment::Cell;
+use crate::measure::{lines, measure};
+use crate::summary::{Comparison, compare};
+use crate::{Experiment, Folder, report};
+
+/// What a run left in its folder.
+#[derive(Debug)]
+pub struct Outcome {
+    /// One line per picture.
+    pub results: PathBuf,
+    /// The page to look at.
+    pub report: PathBuf,
+    /// All pictures.
+    pub pictures: usize,
+    /// Those that this run drew; the others were there.
+    pub drawn: usize,
+    /// Every variant against the baseline.
+    pub comparisons: Vec<Comparison>,
+}
+
+/// Runs an experiment to its end, from wherever an earlier run stopped.
+///
+/// The result does not depend on how often it was interrupted. Everything that can be refused is
+/// refused before a weight is read, save that models are hashed when there are pictures that an
+/// earlier run drew.
+pub fn run(
+    pipeline: &Pipeline,
+    experiment: &Experiment,
+    folder: &Folder,
+    progress: &mut dyn Progress,
+) -> Result<Outcome> {
+    let mut watch = Watch::new(progress);
+    // Seeds change nothing of what may be wrong with a request.
+    let first = experiment.one_seed(pipeline.defaults());
+    pipeline.check(&requests(&first), &mut watch)?;
+    let cells = experiment.cells(pipeline.defaults());
+    let missing = missing(pipeline, experiment, folder, &cells)?;
+    folder.claim(experiment)?;
+
+    let drawn = missing.iter().map(Vec::len).sum();
+    watch.pictures = drawn;
+    for pair in &missing {
+        let mut write = |index: usize, generation: &Generation| {
+            let Generation { pixels, embedded, .. } = generation;
+            let bytes = encode(pixels, embedded, Format::Png, Quality::default())?;
+            folder.write_picture(&experiment.picture(&pair[index]), &bytes)
+        };
+        watch.draw(pipeline, &requests(pair), &mut write)?;
+    }
+
+    let rows = measure(experiment, folder, &cells, watch.progress)?;
+    let comparisons = compare(experiment, &rows);
+    let page = report::page(experiment, folder, &rows, &comparisons)?;
+    folder.write("results.jsonl", lines(experiment, &rows).as_bytes())?;
+    folder.write("report.html", page.as_bytes())?;
+    Ok(Outcome {
+        results: folder.file("results.jsonl"),
+        report: folder.file("report.html"),
+        pictures: cells.len(),
+        drawn,
+        comparisons,
+    })
+}
+
+/// The pictures to draw, all variants of one prompt and seed together: so models do not take
+/// turns within a pair, and a run that is stopped loses one pair at most.
+fn missing(
+    pipeline: &Pipeline,
+    experiment: &Experiment,
+    folder: &Folder,
+    cells: &[Cell],
+) -> Result<Vec<Vec<Cell>>> {
+    let path = |cell: &Cell| folder.file(&experiment.picture(cell));
+    // What a picture would carry needs the models' hashes: asked for only where there is one.
+    let expected = if cells.iter().any(|cell| path(cell).symlink_metadata().is_ok()) {
+        pipeline.embedded(&requests(&experiment.one_seed(pipeline.defaults())))?
+    } else {
+        Vec::new()
+    };
+    let variants = experiment.variants.len();
+    let is_missing = |cell: &Cell| -> Result<bool> {
+        let Some(first) = expected.get(cell.prompt * variants + cell.variant) else {
+            return Ok(true);
+        };
+        let mut expected = first.clone();
+        expected.request.seed = Some(cell.seed);
+        Ok(!folder.has(&experiment.picture(cell), &expected)?)
+    };
+    let mut missing: Vec<Vec<Cell>> = Vec::new();
+    for pair in cells.chunks(variants) {
+        let mut absent = Vec::new();
+        for cell in pair {
+            if is_missing(cell)? {
+                absent.push(cell.clone());
+            }
+        }
+        missing.push(absent);
+    }
+    missing.retain(|absent| !absent.is_empty());
+    Ok(missing)
+}
+
+fn requests(cells: &[Cell]) -> Vec<GenerateRequest> {
+    cells.iter().map(|cell| cell.request.clone()).collect()
+}
+
+/// Passes on what happens: counts over all pictures, says nothing twice, hands pictures over.
+struct Watch<'a> {
+    progress: &'a mut dyn Progress,
+    said: HashSet<String>,
+    before: usize,
+    pictures: usize,
+}
+
+impl<'a> Watch<'a> {
+    fn new(progress: &'a mut dyn Progress) -> Self {
+        Self { progress, said: HashSet::new(), before: 0, pictures: 0 }
+    }
+
+    fn draw(
+        &mut self,
+        pipeline: &Pipeline,
+        requests: &[GenerateRequest],
+        on_picture: &mut dyn FnMut(usize, &Generation) -> Result<()>,
+    ) -> Result<()> {
+        let mut failure: Option<Error> = None;
+        let result = pipeline.generate(requests, &mut |event: Event<'_>| {
+            if let Event::Picture { index, generation } = event
+                && let Err(error) = on_picture(index, generation)
+            {
+                failure = Some(error);
+                return ControlFlow::Break(());
+            }
+            self.event(event)
+        });
+        self.before += requests.len();
+        match failure {
+            Some(failure) => Err(failure),
+            None => result.map(drop),
+        }
+    }
+}
+
+impl Progress for Watch<'_> {
+    fn event(&mut self, event: Event<'_>) -> ControlFlow<()> {
+        let (before, all) = (self.before, self.pictures);
+        let event = match event {
+            Event::Notice { message } | Event::Warning { message }
+                if !self.said.insert(message.to_owned()) =>
+            {
+                return ControlFlow::Continue(());
+            }
+            Event::Phase { phase, picture, pictures } => {
+                Event::Phase { phase, picture: before + picture, pictures: all.max(pictures) }
+            }
+            Event::Step { part, picture, step, steps, sigma, latents, .. } => {
+                let (picture, pictures) = (before + picture, all);
+                Event::Step { part, picture, pictures, step, steps, sigma, latents }
+            }
+            Event::Picture { index, generation } => {
+                Event::Picture { index: before + index, generation }
+            }
+            other => other,
+        };
+        self.progress.event(event)
+    }
+}

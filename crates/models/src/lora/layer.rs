@@ -1,0 +1,93 @@
+//! One layer of a LoRA, free of any dialect: what training makes and what a file says.
+
+use half::{bf16, f16};
+
+use crate::files::{Dtype, FrozenWeight};
+use crate::lora::keys::Network;
+
+/// One layer of a LoRA: `y += alpha / rank · up · down · x`.
+#[derive(Debug, Clone)]
+pub struct LoraLayer {
+    /// The network that the layer is in.
+    pub network: Network,
+    /// The layer's checkpoint key without `.weight`.
+    pub name: String,
+    /// `[rank, in]`, or `[rank, in, k, k]` where the layer is a convolution.
+    pub down: FrozenWeight,
+    /// `[out, rank]`, or `[out, rank, 1, 1]` where the layer is a convolution.
+    pub up: FrozenWeight,
+    /// Numerator of the factor; equal to the rank, it changes nothing.
+    pub alpha: f64,
+}
+
+impl LoraLayer {
+    /// Rows of `down`.
+    #[must_use]
+    pub fn rank(&self) -> usize {
+        self.down.shape().first().copied().unwrap_or(0)
+    }
+
+    /// What the product of the matrices is multiplied with.
+    #[must_use]
+    pub fn factor(&self) -> f64 {
+        self.alpha / self.rank() as f64
+    }
+
+    /// The same in f32, which holds every value of the other dtypes.
+    #[must_use]
+    pub fn widened(&self) -> Self {
+        let wide = |weight: &FrozenWeight| match weight.dtype() {
+            Dtype::F32 => weight.clone(),
+            _ => FrozenWeight::from_f32(&weight.values_f32(), weight.shape()),
+        };
+        Self { down: wide(&self.down), up: wide(&self.up), ..self.clone() }
+    }
+
+    /// `up` with the factor multiplied in, if `up`'s dtype holds every value exactly.
+    pub(super) fn folded_up(&self) -> Option<FrozenWeight> {
+        let rank = self.rank() as f64;
+        if self.alpha.to_bits() == rank.to_bits() {
+            return Some(self.up.clone());
+        }
+        let values = self.up.values_f32().into_iter().map(|value| {
+            let product = f64::from(value) * self.alpha / rank;
+            let rounded = match self.up.dtype() {
+                Dtype::F32 => product as f32,
+                Dtype::F16 => f16::from_f64(product).to_f32(),
+                Dtype::Bf16 => bf16::from_f64(product).to_f32(),
+            };
+            (f64::from(rounded).to_bits() == product.to_bits()).then_some(rounded)
+        });
+        let values: Vec<f32> = values.collect::<Option<_>>()?;
+        Some(FrozenWeight::rounded(&values, self.up.dtype(), self.up.shape()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn layer(up: FrozenWeight, alpha: f64) -> LoraLayer {
+        let down = FrozenWeight::from_f32(&[1.0, 2.0, 3.0, 4.0], &[4, 1]);
+        LoraLayer { network: Network::Unet, name: "conv_in".to_owned(), down, up, alpha }
+    }
+
+    #[test]
+    fn a_power_of_two_folds_in_and_a_third_does_not() {
+        let up = FrozenWeight::rounded(&[1.5, -0.1, 0.0, 3.0], Dtype::F16, &[1, 4]);
+        let folded = layer(up.clone(), 1.0).folded_up();
+        let quarter: Vec<f32> = up.values_f32().iter().map(|value| value / 4.0).collect();
+        assert_eq!(folded.map(|up| (up.dtype(), up.values_f32())), Some((Dtype::F16, quarter)));
+        assert!(layer(up, 3.0).folded_up().is_none());
+    }
+
+    #[test]
+    fn what_would_vanish_or_overflow_is_not_folded() {
+        let least = 2_f32.powi(-24);
+        let up = FrozenWeight::rounded(&[least, 1.0, 1.0, 1.0], Dtype::F16, &[1, 4]);
+        assert!(layer(up.clone(), 2.0).folded_up().is_none());
+        assert!(layer(up, 2.0).widened().folded_up().is_some());
+        let up = FrozenWeight::rounded(&[65504.0, 1.0, 1.0, 1.0], Dtype::F16, &[1, 4]);
+        assert!(layer(up, 8.0).folded_up().is_none());
+    }
+}

@@ -1,0 +1,115 @@
+//! What a training is asked to do.
+
+use serde::{Deserialize, Serialize};
+
+use crate::diffusion::LossOptions;
+use crate::error::{Error, Result};
+use crate::layers::LayerChoice;
+use crate::optimizer::{AdamWOptions, RateSchedule};
+
+/// What a training is asked to do, but for its pictures.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TrainOptions {
+    /// Steps of the optimiser.
+    pub steps: u64,
+    /// Rows of `down`.
+    pub rank: usize,
+    /// The product is multiplied with `alpha / rank`; absent: 1.
+    pub alpha: Option<f64>,
+    /// Share of a layer's inputs, 0 to 1, that its matrices do not see; others in every step.
+    pub dropout: f64,
+    /// Which layers are trained.
+    pub layers: LayerChoice,
+    /// The learning rate.
+    pub rate: f64,
+    /// How the rate changes.
+    pub schedule: RateSchedule,
+    /// Steps in which the rate rises to it.
+    pub warmup: u64,
+    /// Batches whose gradients make one step.
+    pub accumulation: usize,
+    /// Longest gradient of a step; absent: any.
+    pub max_grad_norm: Option<f64>,
+    /// Of `AdamW`.
+    pub optimizer: AdamWOptions,
+    /// How answers count.
+    pub loss: LossOptions,
+    /// What everything random follows from.
+    pub seed: u64,
+}
+
+impl Default for TrainOptions {
+    /// The method's: rank 4 on attention, 500 steps of 4 pictures. (What the published
+    /// wrong-LoRA was trained with is known for its rank and layers only.)
+    fn default() -> Self {
+        Self {
+            steps: 500,
+            rank: 4,
+            alpha: None,
+            dropout: 0.0,
+            layers: LayerChoice::default(),
+            rate: 1e-4,
+            schedule: RateSchedule::Constant,
+            warmup: 0,
+            accumulation: 4,
+            max_grad_norm: Some(1.0),
+            optimizer: AdamWOptions::default(),
+            loss: LossOptions::default(),
+            seed: 0,
+        }
+    }
+}
+
+impl TrainOptions {
+    /// `alpha`, or what stands for it.
+    #[must_use]
+    pub fn alpha(&self) -> f64 {
+        self.alpha.unwrap_or(self.rank as f64)
+    }
+
+    /// Refuses what nothing can be trained with.
+    pub fn check(&self) -> Result<()> {
+        let refuse = |field, value: &dyn ToString, expected: &str| {
+            let (value, expected) = (value.to_string(), expected.to_owned());
+            Err(Error::OutOfRange { field, value, expected })
+        };
+        if !(1..=10_000_000).contains(&self.steps) {
+            return refuse("steps", &self.steps, "1 to 10000000");
+        }
+        if !(1..=1024).contains(&self.rank) {
+            return refuse("rank", &self.rank, "1 to 1024");
+        }
+        if !(self.alpha().is_finite() && self.alpha() > 0.0) {
+            return refuse("alpha", &self.alpha(), "a number above 0");
+        }
+        if !(0.0..1.0).contains(&self.dropout) {
+            return refuse("dropout", &self.dropout, "0 to below 1");
+        }
+        if !(self.rate.is_finite() && self.rate > 0.0) {
+            return refuse("rate", &self.rate, "a number above 0");
+        }
+        if self.warmup > self.steps {
+            return refuse("warmup", &self.warmup, "at most as many as there are steps");
+        }
+        if !(1..=100_000).contains(&self.accumulation) {
+            return refuse("accumulation", &self.accumulation, "1 to 100000");
+        }
+        if let Some(limit) = self.max_grad_norm.filter(|limit| limit.is_nan() || *limit <= 0.0) {
+            return refuse("max_grad_norm", &limit, "a number above 0");
+        }
+        let AdamWOptions { betas, eps, weight_decay } = self.optimizer;
+        for beta in [betas.0, betas.1] {
+            if !(0.0..1.0).contains(&beta) {
+                return refuse("betas", &beta, "0 to below 1");
+            }
+        }
+        if !(eps.is_finite() && eps > 0.0) {
+            return refuse("eps", &eps, "a number above 0");
+        }
+        if !(weight_decay.is_finite() && weight_decay >= 0.0) {
+            return refuse("weight_decay", &weight_decay, "a number from 0 on");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,339 @@
+//! The training itself: one step after the other.
+
+use candle_core::Tensor;
+use unwrong::Pipeline;
+use unwrong::encode::Conditioning;
+use unwrong::noise::Noise;
+use unwrong::request::NoiseKind;
+use unwrong_models::Run;
+use unwrong_models::files::{FrozenWeight, PredictionType};
+use unwrong_models::lora::{Branch, Dropout, LayerAdapters, LoraLayer, Network, Trained};
+use unwrong_models::unet::Prepared;
+
+use crate::data::draws::{Draws, Purpose};
+use crate::data::{Array, Cache, Dataset, Entry, Example, Key};
+use crate::diffusion::{Diffusion, Sample, loss};
+use crate::error::{Error, Result};
+use crate::layers::{Layer, initial};
+use crate::optimizer::{AdamW, clip, norm};
+use crate::options::TrainOptions;
+
+/// A training under way: the model, the pictures, and all that changes.
+pub struct Trainer<'a> {
+    pipeline: &'a Pipeline,
+    dataset: &'a Dataset,
+    cache: &'a Cache,
+    /// Tells the cached numbers of one model from another's.
+    identity: String,
+    options: TrainOptions,
+    diffusion: Diffusion,
+    layers: Vec<Layer>,
+    state: State,
+}
+
+/// All that a step changes; with it a training goes on as if it had never stopped.
+#[derive(Debug, Clone, PartialEq)]
+pub struct State {
+    /// Steps that were made.
+    pub(crate) step: u64,
+    /// `down` and `up` of every layer, in turn.
+    pub(crate) tensors: Vec<Vec<f32>>,
+    pub(crate) optimizer: AdamW,
+    /// Of every step.
+    pub(crate) losses: Vec<f32>,
+}
+
+/// What a step came to.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct StepReport {
+    /// Counted from 1.
+    pub step: u64,
+    /// Mean over the step's pictures.
+    pub loss: f64,
+    /// The learning rate.
+    pub rate: f64,
+    /// Length of the gradient before it was shortened.
+    pub gradient_norm: f64,
+}
+
+impl<'a> Trainer<'a> {
+    /// Checks everything; reads no weight.
+    pub fn new(
+        pipeline: &'a Pipeline,
+        dataset: &'a Dataset,
+        cache: &'a Cache,
+        options: TrainOptions,
+    ) -> Result<Self> {
+        options.check()?;
+        let layers = options.layers.layers(pipeline.layers())?;
+        let diffusion =
+            Diffusion::new(pipeline.alphas_cumprod()?, pipeline.prediction_type(), options.loss)?;
+        let mut draws = Draws::new(Purpose::Initial, &[options.seed]);
+        let tensors: Vec<Vec<f32>> = layers
+            .iter()
+            .flat_map(|layer| initial(layer, options.rank, &mut || draws.uniform()))
+            .collect();
+        let sizes: Vec<_> = tensors.iter().map(Vec::len).collect();
+        let optimizer = AdamW::new(options.optimizer, &sizes);
+        let state = State { step: 0, tensors, optimizer, losses: Vec::new() };
+        let identity = pipeline.weights_identity()?;
+        Ok(Self { pipeline, dataset, cache, identity, options, diffusion, layers, state })
+    }
+
+    /// Where the training stands.
+    #[must_use]
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// Goes on from another state; refuses that of another training.
+    pub fn resume(&mut self, state: State) -> Result<()> {
+        let sizes = |state: &State| state.tensors.iter().map(Vec::len).collect::<Vec<_>>();
+        if sizes(&state) != sizes(&self.state) {
+            return Err(Error::OtherTraining {
+                difference: "the matrices have other sizes".to_owned(),
+            });
+        }
+        self.state = state;
+        Ok(())
+    }
+
+    /// What was asked.
+    #[must_use]
+    pub fn options(&self) -> &TrainOptions {
+        &self.options
+    }
+
+    /// What the training is, a line for each option: two trainings with the same settings are
+    /// one.
+    pub fn settings(&self) -> Result<String> {
+        let pictures: Vec<_> = self
+            .dataset
+            .items()
+            .iter()
+            .map(|item| (&item.sha256, &item.caption, item.bucket.to_string()))
+            .collect();
+        let settings = serde_json::json!({
+            "model": self.identity,
+            "training": self.options,
+            "data": self.dataset.options(),
+            "pictures": pictures,
+        });
+        Ok(serde_json::to_string_pretty(&settings)?)
+    }
+
+    /// What the model predicts, in one word.
+    #[must_use]
+    pub fn prediction(&self) -> &'static str {
+        match self.pipeline.prediction_type() {
+            PredictionType::Epsilon => "epsilon",
+            PredictionType::VPrediction => "v",
+        }
+    }
+
+    /// Whether every step was made.
+    #[must_use]
+    pub fn is_finished(&self) -> bool {
+        self.state.step >= self.options.steps
+    }
+
+    /// The matrices as they are, for a file.
+    #[must_use]
+    pub fn lora(&self) -> Vec<LoraLayer> {
+        let pairs = self.layers.iter().zip(self.state.tensors.as_chunks::<2>().0);
+        let rank = self.options.rank;
+        pairs
+            .map(|(layer, [down, up])| LoraLayer {
+                network: Network::Unet,
+                name: layer.name.clone(),
+                down: FrozenWeight::from_f32(down, &[rank, layer.inputs]),
+                up: FrozenWeight::from_f32(up, &[layer.outputs, rank]),
+                alpha: self.options.alpha(),
+            })
+            .collect()
+    }
+
+    /// Computes what the VAE and the text encoders say about every picture of the first epoch,
+    /// so that the steps find it; `done` is told how many of how many there are.
+    pub fn prepare(&self, done: &mut dyn FnMut(usize, usize) -> Result<()>) -> Result<()> {
+        let examples: Vec<_> = self.dataset.batches(0).into_iter().flatten().collect();
+        for (index, example) in examples.iter().enumerate() {
+            done(index, examples.len())?;
+            self.posterior(example)?;
+            self.conditioning(example.caption)?;
+        }
+        done(examples.len(), examples.len())
+    }
+
+    /// Makes one step. Where the loss is no number, nothing has changed.
+    pub fn step(&mut self) -> Result<StepReport> {
+        let (step, options) = (self.state.step, self.options);
+        let mut gradients: Vec<Vec<f32>> =
+            self.state.tensors.iter().map(|tensor| vec![0.0; tensor.len()]).collect();
+        let batches: Vec<_> = (0..options.accumulation as u64)
+            .map(|part| self.dataset.batch(step * options.accumulation as u64 + part))
+            .collect();
+        let pictures: usize = batches.iter().map(Vec::len).sum();
+        let mut sum = 0.0;
+        for (part, batch) in batches.iter().enumerate() {
+            let share = batch.len() as f64 / pictures as f64;
+            sum += self.accumulate(batch, part as u64, share, &mut gradients)?;
+        }
+        let length = match options.max_grad_norm {
+            Some(limit) => clip(&mut gradients, limit),
+            None => norm(&gradients),
+        };
+        if !(sum.is_finite() && length.is_finite()) {
+            return Err(Error::NotFinite { step: step + 1, loss: sum });
+        }
+        let rate = options.rate * options.schedule.factor(step, options.steps, options.warmup);
+        self.state.optimizer.step(&mut self.state.tensors, &gradients, rate);
+        self.state.step += 1;
+        self.state.losses.push(sum as f32);
+        Ok(StepReport { step: step + 1, loss: sum, rate, gradient_norm: length })
+    }
+
+    /// Adds a batch's gradients; returns its part of the loss.
+    fn accumulate(
+        &self,
+        batch: &[Example<'_>],
+        part: u64,
+        share: f64,
+        gradients: &mut [Vec<f32>],
+    ) -> Result<f64> {
+        let samples = self.samples(batch, part)?;
+        let size = batch[0].item.bucket;
+        let (height, width) = (size.height as usize / 8, size.width as usize / 8);
+        let device = self.pipeline.device();
+        let noisy: Vec<f32> = samples.iter().flat_map(|sample| &sample.noisy).copied().collect();
+        let noisy = Tensor::from_vec(noisy, (batch.len(), height, width, 4), device)?;
+        let timesteps: Vec<f32> = samples.iter().map(|sample| sample.timestep as f32).collect();
+        let prepared = self.told(batch)?;
+
+        let trained = self.trained(part)?;
+        let mut value = 0.0;
+        let found = self.pipeline.unet().gradients(
+            self.pipeline.ops().exact(),
+            &trained,
+            &noisy,
+            &timesteps,
+            &prepared,
+            |answer| {
+                let answers = answer.flatten_all()?.to_vec1::<f32>()?;
+                let (sum, gradient) = loss(&answers, &samples, share);
+                value = sum;
+                Ok(Tensor::from_vec(gradient, answer.shape(), answer.device())?)
+            },
+        )?;
+        let pairs = self.layers.iter().zip(gradients.as_chunks_mut::<2>().0);
+        for (layer, [down, up]) in pairs {
+            let Some(gradient) = found.get(&layer.name) else { continue };
+            add(down, &gradient.down)?;
+            add(up, &gradient.up)?;
+        }
+        Ok(value)
+    }
+
+    /// Noise, timestep and target of every picture of a batch.
+    fn samples(&self, batch: &[Example<'_>], part: u64) -> Result<Vec<Sample>> {
+        let sample = |(place, example): (usize, &Example<'_>)| -> Result<Sample> {
+            let numbers = [self.options.seed, self.state.step, part, place as u64];
+            let mut draws = Draws::new(Purpose::Noise, &numbers);
+            let timestep = draws.below(self.diffusion.timesteps() as u64) as usize;
+            let mut noise = Noise::new(NoiseKind::TorchCpu, draws.bits());
+            let posterior = self.posterior(example)?;
+            let [mean, std] = ["mean", "std"].map(|name| &posterior[name].values);
+            let scale = self.pipeline.scaling_factor() as f32;
+            let drawn = noise.draw(mean.len());
+            let latents: Vec<f32> = mean
+                .iter()
+                .zip(std)
+                .zip(&drawn)
+                .map(|((mean, std), drawn)| (mean + std * drawn) * scale)
+                .collect();
+            let mut drawn = noise.draw(mean.len());
+            let offset = self.diffusion.noise_offset() as f32;
+            if offset > 0.0 {
+                let of_channel = noise.draw(4);
+                for (index, value) in drawn.iter_mut().enumerate() {
+                    *value += offset * of_channel[index % 4];
+                }
+            }
+            Ok(self.diffusion.sample(&latents, &drawn, timestep))
+        };
+        batch.iter().enumerate().map(sample).collect()
+    }
+
+    /// What the network is told about a batch.
+    fn told(&self, batch: &[Example<'_>]) -> Result<Prepared> {
+        let told: Vec<_> = batch
+            .iter()
+            .map(|example| self.conditioning(example.caption))
+            .collect::<Result<_>>()?;
+        let embeds: Vec<_> = told.iter().map(|told| &told.prompt_embeds).collect();
+        let pooled: Vec<_> = told.iter().map(|told| &told.pooled_embeds).collect();
+        let sizes: Vec<f32> = batch.iter().flat_map(Example::time_ids).collect();
+        let sizes = Tensor::from_vec(sizes, (batch.len(), 6), self.pipeline.device())?;
+        let none = LayerAdapters::default();
+        let run = Run::new(self.pipeline.ops().exact(), &none);
+        let (embeds, pooled) = (Tensor::cat(&embeds, 0)?, Tensor::cat(&pooled, 0)?);
+        Ok(self.pipeline.unet().prepare_training(&run, &embeds, &pooled, &sizes)?)
+    }
+
+    fn trained(&self, part: u64) -> Result<Trained> {
+        let device = self.pipeline.device();
+        let (rank, options) = (self.options.rank, &self.options);
+        let mut trained = Trained::default();
+        let pairs = self.layers.iter().zip(self.state.tensors.as_chunks::<2>().0);
+        for (index, (layer, [down, up])) in pairs.enumerate() {
+            let numbers = [options.seed, self.state.step, part, index as u64];
+            let dropout = (options.dropout > 0.0).then(|| Dropout {
+                probability: options.dropout as f32,
+                seed: Draws::new(Purpose::Dropout, &numbers).bits(),
+            });
+            let branch = Branch {
+                down: Tensor::from_slice(down, (rank, layer.inputs), device)?,
+                up: Tensor::from_slice(up, (layer.outputs, rank), device)?,
+                scale: options.alpha() / rank as f64,
+                dropout,
+            };
+            trained.insert(&layer.name, branch);
+        }
+        Ok(trained)
+    }
+
+    /// Mean and deviation of a picture's latents, `[H/8, W/8, 4]`, from the cache if it has them.
+    fn posterior(&self, example: &Example<'_>) -> Result<Entry> {
+        self.cache.get_or(&example.latents_key(&self.identity), || {
+            let size = example.item.bucket;
+            let shape = (1, size.height as usize, size.width as usize, 3);
+            let pixels = Tensor::from_vec(example.pixels()?, shape, self.pipeline.device())?;
+            let posterior = self.pipeline.posterior(&pixels)?;
+            let whole = [("mean", &posterior.mean), ("std", &posterior.std)];
+            whole.into_iter().map(|(name, tensor)| Ok((name.to_owned(), kept(tensor)?))).collect()
+        })
+    }
+
+    fn conditioning(&self, caption: &str) -> Result<Conditioning> {
+        let entry = self.cache.get_or(&Key::of_caption(caption, &self.identity), || {
+            let told = self.pipeline.caption(caption)?;
+            let whole = [("embeds", &told.prompt_embeds), ("pooled", &told.pooled_embeds)];
+            whole.into_iter().map(|(name, tensor)| Ok((name.to_owned(), kept(tensor)?))).collect()
+        })?;
+        let tensor = |name: &str| -> Result<Tensor> {
+            let Array { shape, values } = &entry[name];
+            Ok(Tensor::from_slice(values, shape.as_slice(), self.pipeline.device())?)
+        };
+        Ok(Conditioning { prompt_embeds: tensor("embeds")?, pooled_embeds: tensor("pooled")? })
+    }
+}
+
+fn kept(tensor: &Tensor) -> Result<Array> {
+    Ok(Array { shape: tensor.dims().to_vec(), values: tensor.flatten_all()?.to_vec1()? })
+}
+
+fn add(sum: &mut [f32], gradient: &Tensor) -> Result<()> {
+    let gradient = gradient.flatten_all()?.to_vec1::<f32>()?;
+    sum.iter_mut().zip(gradient).for_each(|(sum, x)| *sum += x);
+    Ok(())
+}

@@ -1,0 +1,183 @@
+//! Gradients and optimiser steps against PyTorch and peft (`parity/stages/training.py`).
+
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic and print")]
+
+#[path = "../../models/tests/common/mod.rs"]
+mod common;
+
+use candle_core::{Device, Tensor};
+use common::{Goldens, nhwc, root};
+use serde::Deserialize;
+use unwrong_models::Run;
+use unwrong_models::files::{Folder, ModelParts};
+use unwrong_models::lora::{Branch, LayerAdapters, Targets, Trained};
+use unwrong_models::ops::Ops;
+use unwrong_models::unet::{Prepared, Unet};
+use unwrong_train::{AdamW, AdamWOptions, Layer, LayerChoice, Sample, clip, loss};
+
+#[derive(Clone, Copy, Deserialize)]
+struct OptimizerFacts {
+    lr: f64,
+    betas: (f64, f64),
+    eps: f64,
+    weight_decay: f64,
+    max_grad_norm: f64,
+}
+
+/// The demo's UNet with the oracle's matrices, batch and conditioning.
+struct Case {
+    goldens: Goldens,
+    unet: Unet,
+    layers: Vec<Layer>,
+    rank: usize,
+    scale: f64,
+    noisy: Tensor,
+    samples: Vec<Sample>,
+    timesteps: Vec<f32>,
+}
+
+impl Case {
+    fn open() -> Self {
+        let folder = root().join("crates/demo/model/base");
+        let parts = ModelParts::open_folder(&Folder::disk(&folder)).unwrap();
+        let unet = Unet::load(&parts.unet.0, &parts.unet.1).unwrap();
+        let layers = LayerChoice::default().layers(&Targets::of(&parts)).unwrap();
+        let goldens = Goldens::open("training");
+        let rank = goldens.fact("rank").as_u64().unwrap() as usize;
+        let scale = goldens.fact("alpha").as_f64().unwrap() / rank as f64;
+        let timesteps = serde_json::from_value(goldens.fact("timesteps").clone()).unwrap();
+        let noise = nhwc(&goldens.tensor("input.noise"));
+        let pictures: Vec<Vec<f32>> = noise.flatten_from(1).unwrap().to_vec2().unwrap();
+        let sample = |target| Sample { timestep: 0, noisy: vec![], target, weight: 1.0 };
+        let samples = pictures.into_iter().map(sample).collect();
+        let noisy = nhwc(&goldens.tensor("noisy"));
+        Self { goldens, unet, layers, rank, scale, noisy, samples, timesteps }
+    }
+
+    fn prepared(&self, ops: Ops) -> Prepared {
+        let inputs = Goldens::open("unet_base");
+        let none = LayerAdapters::default();
+        self.unet
+            .prepare_training(
+                &Run::new(ops, &none),
+                &inputs.tensor("input.encoder_hidden_states"),
+                &inputs.tensor("input.text_embeds"),
+                &inputs.tensor("input.time_ids"),
+            )
+            .unwrap()
+    }
+
+    /// The matrices the oracle starts with, `down` and `up` of every layer in turn.
+    fn start(&self) -> Vec<Vec<f32>> {
+        let numbers = |seed: usize, count: usize, scale: f32| -> Vec<f32> {
+            (0..count as u64).map(|index| scale * invented(seed as u64, index)).collect()
+        };
+        let matrices = self.layers.iter().enumerate().flat_map(|(number, layer)| {
+            [
+                numbers(2 * number, self.rank * layer.inputs, 0.1),
+                numbers(2 * number + 1, self.rank * layer.outputs, 0.05),
+            ]
+        });
+        matrices.collect()
+    }
+
+    /// Loss and gradients of matrices.
+    fn gradients(
+        &self,
+        ops: Ops,
+        prepared: &Prepared,
+        tensors: &[Vec<f32>],
+    ) -> (f64, Vec<Vec<f32>>) {
+        let mut trained = Trained::default();
+        for (layer, [down, up]) in self.layers.iter().zip(tensors.as_chunks::<2>().0) {
+            let matrix = |values: &[f32], shape: (usize, usize)| {
+                Tensor::from_slice(values, shape, &Device::Cpu).unwrap()
+            };
+            let down = matrix(down, (self.rank, layer.inputs));
+            let up = matrix(up, (layer.outputs, self.rank));
+            trained.insert(&layer.name, Branch { down, up, scale: self.scale, dropout: None });
+        }
+        let mut value = 0.0;
+        let found = self
+            .unet
+            .gradients(ops, &trained, &self.noisy, &self.timesteps, prepared, |answer| {
+                let answers = answer.flatten_all()?.to_vec1::<f32>()?;
+                let (sum, gradient) = loss(&answers, &self.samples, 1.0);
+                value = sum;
+                Ok(Tensor::from_vec(gradient, answer.shape(), answer.device())?)
+            })
+            .unwrap();
+        assert_eq!(found.len(), self.layers.len());
+        let flat = |tensor: &Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let gradients = self.layers.iter().flat_map(|layer| {
+            let found = &found[&layer.name];
+            [flat(&found.down), flat(&found.up)]
+        });
+        (value, gradients.collect())
+    }
+
+    /// The largest distance from the golden `kind` of any matrix, relative to its length.
+    fn largest_difference(&self, kind: &str, tensors: &[Vec<f32>]) -> f64 {
+        let mut most: f64 = 0.0;
+        for (layer, pair) in self.layers.iter().zip(tensors.as_chunks::<2>().0) {
+            for (which, found) in ["down", "up"].into_iter().zip(pair) {
+                let expected = self.goldens.values(&format!("{kind}.{}.{which}", layer.name));
+                assert_eq!(found.len(), expected.len());
+                let squares = |values: &mut dyn Iterator<Item = f32>| -> f64 {
+                    values.map(|x| f64::from(x).powi(2)).sum()
+                };
+                let distance = squares(&mut found.iter().zip(&expected).map(|(a, b)| a - b));
+                most = most.max((distance / squares(&mut expected.iter().copied())).sqrt());
+            }
+        }
+        most
+    }
+}
+
+/// A number in −1 … 1: those of splitmix64, as the oracle's script makes them.
+fn invented(seed: u64, index: u64) -> f32 {
+    let z = seed.wrapping_add((index + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    let z = z ^ (z >> 31);
+    (z >> 40) as f32 / (1 << 23) as f32 - 1.0
+}
+
+#[test]
+fn the_gradient_of_every_matrix_is_that_of_peft() {
+    let case = Case::open();
+    let start = case.start();
+    let losses: Vec<f64> = serde_json::from_value(case.goldens.fact("losses").clone()).unwrap();
+    for ops in [Ops::Cpu, Ops::Reference] {
+        let (value, gradients) = case.gradients(ops, &case.prepared(ops), &start);
+        assert!((value / losses[0] - 1.0).abs() < 1e-5, "{value}, expected {}", losses[0]);
+        let most = case.largest_difference("gradient", &gradients);
+        println!("| LoRA gradients, {ops:?} | {most:.1e} |");
+        assert!(most < 1e-3, "{ops:?}: {most}");
+    }
+}
+
+#[test]
+fn ten_steps_end_where_peft_and_adamw_end() {
+    let case = Case::open();
+    let facts: OptimizerFacts =
+        serde_json::from_value(case.goldens.fact("optimizer").clone()).unwrap();
+    let losses: Vec<f64> = serde_json::from_value(case.goldens.fact("losses").clone()).unwrap();
+    assert!(losses[losses.len() - 1] < 0.9 * losses[0], "the oracle learns nothing");
+    for ops in [Ops::Cpu, Ops::Reference] {
+        let prepared = case.prepared(ops);
+        let mut tensors = case.start();
+        let sizes: Vec<_> = tensors.iter().map(Vec::len).collect();
+        let OptimizerFacts { lr, betas, eps, weight_decay, max_grad_norm } = facts;
+        let mut optimizer = AdamW::new(AdamWOptions { betas, eps, weight_decay }, &sizes);
+        for expected in &losses[..losses.len() - 1] {
+            let (value, mut gradients) = case.gradients(ops, &prepared, &tensors);
+            assert!((value / expected - 1.0).abs() < 1e-3, "{value}, expected {expected}");
+            clip(&mut gradients, max_grad_norm);
+            optimizer.step(&mut tensors, &gradients, lr);
+        }
+        let most = case.largest_difference("end", &tensors);
+        println!("| LoRA after ten steps, {ops:?} | {most:.1e} |");
+        assert!(most < 1e-3, "{ops:?}: {most}");
+    }
+}

@@ -1,0 +1,46 @@
+//! LoRA files as such: what is in one, and the same in another dialect.
+
+mod inspect;
+
+use std::path::Path;
+
+use unwrong_models::files::Bytes;
+use unwrong_models::lora::{LoraFile, LoraLayer, write_lora};
+
+use crate::error::Result;
+
+pub use inspect::{Count, LoraReport, Modules, Norms, inspect};
+pub use unwrong_models::lora::Dialect;
+
+/// A LoRA in another dialect.
+#[derive(Debug)]
+pub struct Converted {
+    /// The file.
+    pub bytes: Bytes,
+    /// Number of layers in it.
+    pub layers: usize,
+    /// Keys of the source that belong to no layer and are left out, with the reason.
+    pub ignored: Vec<String>,
+    /// Its alphas are in the header, as PEFT's config, where not every program looks.
+    pub has_peft_config: bool,
+}
+
+/// Writes the LoRA at `path` in another dialect: every layer does what it did.
+///
+/// With `f32` its matrices are widened first, so that they can take up almost any alpha.
+pub fn convert(path: &Path, dialect: Dialect, f32: bool) -> Result<Converted> {
+    let file = LoraFile::open(path)?;
+    let mut layers = file.to_layers()?;
+    if f32 {
+        layers = layers.iter().map(LoraLayer::widened).collect();
+    }
+    let bytes = Bytes::owned(write_lora(&layers, dialect, file.metadata())?);
+    // What cannot be read again is never handed out.
+    let written = LoraFile::parse(&bytes, &path.display().to_string())?;
+    Ok(Converted {
+        layers: written.layers(),
+        ignored: file.ignored().to_vec(),
+        has_peft_config: written.has_peft_config(),
+        bytes,
+    })
+}

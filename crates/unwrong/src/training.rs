@@ -1,0 +1,93 @@
+//! What a training asks of an open model.
+
+use candle_core::{Device, Tensor};
+use unwrong_models::Run;
+use unwrong_models::files::{PredictionType, SchedulerConfig};
+use unwrong_models::lora::Targets;
+use unwrong_models::ops::Ops;
+use unwrong_models::unet::Unet;
+use unwrong_models::vae::Posterior;
+
+use crate::encode::{Conditioning, encode};
+use crate::error::Result;
+use crate::pipeline::Pipeline;
+use crate::plan::Plan;
+use crate::request::{GenerateRequest, LongPrompt, Syntax};
+use crate::schedule::alphas_cumprod;
+
+impl Pipeline {
+    /// The base's UNet.
+    #[must_use]
+    pub fn unet(&self) -> &Unet {
+        &self.base.unet
+    }
+
+    /// Which implementation of the operations runs.
+    #[must_use]
+    pub fn ops(&self) -> Ops {
+        self.ops
+    }
+
+    /// Where its tensors are.
+    #[must_use]
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// The layers that a LoRA can change.
+    #[must_use]
+    pub fn layers(&self) -> &Targets {
+        &self.targets
+    }
+
+    /// How the base was trained.
+    #[must_use]
+    pub fn noise_levels(&self) -> &SchedulerConfig {
+        &self.base.scheduler
+    }
+
+    /// What the base predicts.
+    #[must_use]
+    pub fn prediction_type(&self) -> PredictionType {
+        self.base.scheduler.prediction_type
+    }
+
+    /// The share of the picture's variance that is left at every training step, falling; what
+    /// diffusers calls `alphas_cumprod`.
+    pub fn alphas_cumprod(&self) -> Result<Vec<f32>> {
+        alphas_cumprod(&self.base.scheduler)
+    }
+
+    /// What the base is told about a caption, as it is written: weights are no syntax here, and
+    /// what does not fit in 77 tokens is cut off, as in diffusers' training scripts.
+    pub fn caption(&self, caption: &str) -> Result<Conditioning> {
+        let request = GenerateRequest {
+            prompt: caption.to_owned(),
+            syntax: Some(Syntax::Plain),
+            long_prompt: Some(LongPrompt::Truncate),
+            seed: Some(0),
+            ..GenerateRequest::default()
+        };
+        let plan = Plan::expand(&request, self.defaults(), self.native_size(), false)?.remove(0);
+        Ok(encode(&self.readers(&self.base, None), &plan, true, &self.device)?.positive)
+    }
+
+    /// The distribution of a picture's latents, not yet scaled.
+    ///
+    /// # Shapes
+    /// - `pixels`: `[1, H, W, 3]` in −1…1; result: `[1, H/8, W/8, 4]`
+    pub fn posterior(&self, pixels: &Tensor) -> Result<Posterior> {
+        Ok(self.vae.encode(&Run::new(self.ops.exact(), &self.none), pixels)?)
+    }
+
+    /// Tells the weights of one model and VAE from those of others.
+    pub fn weights_identity(&self) -> Result<String> {
+        self.identity.text()
+    }
+
+    /// What latents are multiplied with after the VAE.
+    #[must_use]
+    pub fn scaling_factor(&self) -> f64 {
+        self.vae.config().scaling_factor
+    }
+}
