@@ -155,11 +155,9 @@ impl Error {
                 Some("give one caption for all that have none, such as `wrong`".to_owned())
             }
             Self::NoLayers => Some("choose `attention` or `feed-forward`".to_owned()),
-            Self::NotFinite { .. } => Some(
-                "try a lower rate; the checkpoint before it is whole, and the training goes on \
-                 from there"
-                    .to_owned(),
-            ),
+            Self::NotFinite { .. } => {
+                Some("try a lower rate; checkpoints that were made before are kept".to_owned())
+            }
             Self::OtherTraining { .. } => Some(
                 "give the options it was begun with, another output, or `--force` to begin anew"
                     .to_owned(),

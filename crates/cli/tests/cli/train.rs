@@ -128,3 +128,41 @@ fn what_cannot_be_trained_is_said_before_any_work() {
     assert!(run.stderr.contains(".safetensors"), "{}", run.stderr);
     assert!(!folder.path().join("lora.training").exists(), "a folder was left behind");
 }
+
+#[test]
+fn a_loss_that_is_no_number_ends_the_training_and_keeps_its_checkpoints() {
+    let folder = tempfile::tempdir().unwrap();
+    pictures(folder.path());
+    let run = train(folder.path(), "lora.safetensors", &["--rate", "1e30", "--max-grad-norm", "0"]);
+    assert_eq!(run.code, Some(2), "{}", run.stderr);
+    assert!(run.stderr.contains("the loss of step"), "{}", run.stderr);
+    assert!(run.stderr.contains("lower rate"), "{}", run.stderr);
+    assert!(!folder.path().join("lora.safetensors").exists());
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupted_training_is_put_aside_and_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    pictures(folder.path());
+    let mut arguments = [&TRAINING[..], &["lora.safetensors"]].concat();
+    let steps = arguments.iter().position(|word| *word == "--steps").unwrap();
+    arguments[steps + 1] = "100000";
+    let child = command(folder.path(), &arguments)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let checkpoints = folder.path().join("lora.training/checkpoints");
+    let started = Instant::now();
+    while !checkpoints.join("checkpoint-00000002.safetensors").exists() {
+        assert!(started.elapsed() < Duration::from_mins(2), "no checkpoint appears");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let pid = child.id().to_string();
+    std::process::Command::new("kill").args(["-INT", &pid]).status().unwrap();
+    let run = Run::from(child.wait_with_output().unwrap());
+    assert_eq!((run.code, run.stdout.as_str()), (Some(130), ""), "{}", run.stderr);
+    assert!(run.stderr.contains("the last checkpoint is"), "{}", run.stderr);
+    assert!(!folder.path().join("lora.safetensors").exists());
+}
