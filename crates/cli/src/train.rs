@@ -83,7 +83,7 @@ fn check_output(output: &Path, force: bool) -> Result<()> {
     if output.exists() && !force {
         return Err(unwrong::Error::FileExists { path: output.to_owned() }.into());
     }
-    refuse_unwritable(output)
+    refuse_unwritable(output.parent().unwrap_or(Path::new("")))
 }
 
 fn found(dataset: &Dataset) -> String {

@@ -103,9 +103,18 @@ fn another_training_does_not_go_on_from_these_checkpoints() {
     assert_eq!(run.code, Some(1), "{}", run.stderr);
     assert!(run.stderr.contains("`\"rate\": 0.0001`, now it is `\"rate\": 0.5`"), "{}", run.stderr);
     assert!(run.stderr.contains("--force"), "{}", run.stderr);
+    // Another picture makes another training, too.
+    fs::copy(folder.path().join("set/000.png"), folder.path().join("set/a.png")).unwrap();
+    let run = train(folder.path(), "lora.safetensors", &[]);
+    assert!(run.stderr.contains("other pictures or captions"), "{}", run.stderr);
+    fs::remove_file(folder.path().join("set/a.png")).unwrap();
     // The same training has nothing left to do but to write its file.
     let run = train(folder.path(), "lora.safetensors", &[]).done();
     assert!(run.stderr.contains("goes on after step 6 of 6"), "{}", run.stderr);
+    // What is there is kept, unless it shall be replaced.
+    let run = train(folder.path(), "lora.safetensors", &[]);
+    assert!(run.stderr.contains("`lora.safetensors` exists"), "{}", run.stderr);
+    train(folder.path(), "lora.safetensors", &["--force"]).done();
 }
 
 #[test]

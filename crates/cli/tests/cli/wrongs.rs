@@ -189,7 +189,16 @@ fn a_folder_of_other_settings_is_refused_by_the_setting() {
     let run = unwrong(folder.path(), &fewer);
     assert!(run.stderr.contains("beyond 3 pictures") || run.stderr.contains("`001.png` has"));
 
-    unwrong(folder.path(), &[&fewer[..], &["--force", "--seed", "2"]].concat()).done();
+    // Nothing is deleted, not even with `--force`.
+    let fewer = [&fewer[..], &["--force", "--seed", "2"]].concat();
+    let run = unwrong(folder.path(), &fewer);
+    assert_eq!(run.code, Some(1));
+    assert!(run.stderr.contains("beyond 3 pictures"), "{}", run.stderr);
+    assert_eq!(files(&folder.path().join("set")), before);
+    for name in ["003.png", "004.png", "005.png"] {
+        fs::remove_file(folder.path().join("set").join(name)).unwrap();
+    }
+    unwrong(folder.path(), &fewer).done();
     let set = files(&folder.path().join("set"));
     assert_eq!(set.len(), 4, "{:?}", set.keys());
     assert!(set["000.png"] == before["000.png"], "what did not differ was kept");

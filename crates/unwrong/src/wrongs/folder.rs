@@ -73,10 +73,10 @@ impl WrongFolder {
             };
             match folder.check(index, expected.as_ref()) {
                 Ok(row) => drop(folder.rows.insert(index, row)),
+                // No run would come by it, and it may be all that somebody has.
+                Err(problem) if index >= pictures => return Err(folder.refuse_foreign(&problem)),
                 Err(problem) if !force => return Err(folder.refuse(&problem)),
-                // Drawn anew later; no run would come by a picture beyond the last.
-                Err(_) if index >= pictures => folder.remove(index)?,
-                Err(_) => {}
+                Err(_) => {} // drawn anew later
             }
         }
         if !force {
@@ -151,9 +151,11 @@ impl WrongFolder {
         write_atomically(&path, table.as_bytes(), true)
     }
 
-    fn remove(&self, index: usize) -> Result<()> {
-        let path = self.picture(index);
-        fs::remove_file(&path).map_err(|source| Error::Io { action: "remove", path, source })
+    fn refuse_foreign(&self, problem: &str) -> Error {
+        Error::Request {
+            problem: format!("`{}` holds what is not of this set: {problem}", self.path.display()),
+            hint: Some("give another folder, or move it away: nothing is deleted".to_owned()),
+        }
     }
 
     fn refuse(&self, problem: &str) -> Error {
