@@ -10,6 +10,7 @@ mod train;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use unwrong::lora::Dialect;
 use unwrong::picture::Quality;
 use unwrong::request::{
     Crop, GenerateRequest, LongPrompt, LoraRequest, NoiseKind, SchedulerName, Size, Syntax, WRONG,
@@ -18,7 +19,7 @@ use unwrong::request::{
 use unwrong::wrongs::WEIGHT;
 
 pub(crate) use self::eval::EvalArgs;
-pub(crate) use self::train::{LoraFormat, TrainArgs};
+pub(crate) use self::train::TrainArgs;
 
 /// Pictures from prompts with SDXL, and what the wrong-LoRA does to them.
 #[derive(Debug, Parser)]
@@ -347,6 +348,16 @@ pub(crate) enum LoraDialect {
     Peft,
     /// kohya's scripts, A1111, Forge, ComfyUI.
     Kohya,
+}
+
+impl From<LoraDialect> for Dialect {
+    fn from(dialect: LoraDialect) -> Self {
+        match dialect {
+            LoraDialect::Diffusers => Self::Diffusers,
+            LoraDialect::Peft => Self::Peft,
+            LoraDialect::Kohya => Self::Kohya,
+        }
+    }
 }
 
 #[derive(Debug, Args)]

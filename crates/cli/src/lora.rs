@@ -1,10 +1,10 @@
 //! `unwrong lora`: what is in a LoRA file, and the same in another dialect.
 
 use anyhow::Result;
-use unwrong::lora::{Count, Dialect, LoraReport, convert, inspect};
+use unwrong::lora::{Count, LoraReport, convert, inspect};
 use unwrong::picture::write_atomically;
 
-use crate::args::{LoraCommand, LoraConvertArgs, LoraDialect, LoraInspectArgs};
+use crate::args::{LoraCommand, LoraConvertArgs, LoraInspectArgs};
 use crate::destination::refuse_existing;
 use crate::printer;
 
@@ -18,12 +18,7 @@ pub(crate) fn run(command: &LoraCommand) -> Result<()> {
 fn run_convert(arguments: &LoraConvertArgs) -> Result<()> {
     let LoraConvertArgs { file, to, output, f32, force } = arguments;
     refuse_existing(output, *force)?;
-    let dialect = match to {
-        LoraDialect::Diffusers => Dialect::Diffusers,
-        LoraDialect::Peft => Dialect::Peft,
-        LoraDialect::Kohya => Dialect::Kohya,
-    };
-    let converted = convert(file, dialect, *f32)?;
+    let converted = convert(file, (*to).into(), *f32)?;
     for ignored in &converted.ignored {
         printer::note(&format!("warning: left out: {ignored}"));
     }

@@ -10,9 +10,9 @@ use unwrong::GenerateRequest;
 use unwrong::pipeline::Pipeline;
 use unwrong_train::data::{Cache, Dataset};
 use unwrong_train::metadata::{Facts, metadata};
-use unwrong_train::{Checkpoints, Dialect, TrainEvent, Trainer};
+use unwrong_train::{Checkpoints, TrainEvent, Trainer};
 
-use crate::args::{LoraFormat, TrainArgs};
+use crate::args::TrainArgs;
 use crate::bars::new_bar;
 use crate::destination::refuse_unwritable;
 use crate::failure::wrong_request;
@@ -56,7 +56,7 @@ pub(crate) fn run(arguments: &TrainArgs) -> Result<()> {
         name: &output.file_stem().unwrap_or_default().to_string_lossy(),
         time: source_date_epoch(),
     };
-    trainer.write(output, dialect(arguments.format), &metadata(&facts), arguments.force)?;
+    trainer.write(output, arguments.format.into(), &metadata(&facts), arguments.force)?;
     printer::data(&output.display().to_string())
 }
 
@@ -138,14 +138,6 @@ fn show(bar: &ProgressBar, steps: u64, event: TrainEvent<'_>, last: &mut Option<
             }
         }
         TrainEvent::Checkpoint { path, .. } => *last = Some(path.to_owned()),
-    }
-}
-
-fn dialect(format: LoraFormat) -> Dialect {
-    match format {
-        LoraFormat::Diffusers => Dialect::Diffusers,
-        LoraFormat::Peft => Dialect::Peft,
-        LoraFormat::Kohya => Dialect::Kohya,
     }
 }
 

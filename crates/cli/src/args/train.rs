@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 use unwrong_train::data::{CropChoice, DataOptions, Framing};
 use unwrong_train::{LayerChoice, LossOptions, RateSchedule as Schedule, RunOptions, TrainOptions};
 
-use super::Device;
+use super::{Device, LoraDialect};
 
 pub(super) const EXAMPLES: &str = "Examples:
   unwrong wrongs -o wrong-pictures/ --seed 0
@@ -86,7 +86,7 @@ pub(crate) struct TrainArgs {
     pub(crate) checkpoint_every: u64,
     /// How the file names its tensors.
     #[arg(long, value_name = "DIALECT", default_value = "kohya", help_heading = "Running")]
-    pub(crate) format: LoraFormat,
+    pub(crate) format: LoraDialect,
     /// Begin anew where checkpoints are, and overwrite the LoRA.
     #[arg(long, help_heading = "Running")]
     pub(crate) force: bool,
@@ -175,17 +175,6 @@ pub(crate) enum Layers {
     Attention,
     /// The two layers after them, and the projections around a transformer.
     FeedForward,
-}
-
-/// How a LoRA file names its tensors.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum LoraFormat {
-    /// As diffusers did in 2023.
-    Diffusers,
-    /// As diffusers and PEFT do now.
-    Peft,
-    /// As kohya's scripts, A1111 and ComfyUI do; diffusers reads it, too.
-    Kohya,
 }
 
 impl TrainArgs {
