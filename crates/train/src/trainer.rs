@@ -8,7 +8,7 @@ use unwrong::request::NoiseKind;
 use unwrong_models::Run;
 use unwrong_models::files::{FrozenWeight, PredictionType};
 use unwrong_models::lora::{Branch, Dropout, LayerAdapters, LoraLayer, Network, Trained};
-use unwrong_models::unet::Prepared;
+use unwrong_models::unet::{KEPT_BYTES, Prepared, TrainingPass};
 
 use crate::data::draws::{Draws, Purpose};
 use crate::data::{Array, Cache, Dataset, Entry, Example, Key};
@@ -210,21 +210,21 @@ impl<'a> Trainer<'a> {
         let timesteps: Vec<f32> = samples.iter().map(|sample| sample.timestep as f32).collect();
         let prepared = self.told(batch)?;
 
-        let trained = self.trained(part)?;
+        let pass = TrainingPass {
+            ops: self.pipeline.ops().exact(),
+            trained: &self.trained(part)?,
+            latents: &noisy,
+            timesteps: &timesteps,
+            prepared: &prepared,
+            keep: KEPT_BYTES,
+        };
         let mut value = 0.0;
-        let found = self.pipeline.unet().gradients(
-            self.pipeline.ops().exact(),
-            &trained,
-            &noisy,
-            &timesteps,
-            &prepared,
-            |answer| {
-                let answers = answer.flatten_all()?.to_vec1::<f32>()?;
-                let (sum, gradient) = loss(&answers, &samples, share);
-                value = sum;
-                Ok(Tensor::from_vec(gradient, answer.shape(), answer.device())?)
-            },
-        )?;
+        let found = self.pipeline.unet().gradients(&pass, |answer| {
+            let answers = answer.flatten_all()?.to_vec1::<f32>()?;
+            let (sum, gradient) = loss(&answers, &samples, share);
+            value = sum;
+            Ok(Tensor::from_vec(gradient, answer.shape(), answer.device())?)
+        })?;
         let pairs = self.layers.iter().zip(gradients.as_chunks_mut::<2>().0);
         for (layer, [down, up]) in pairs {
             let Some(gradient) = found.get(&layer.name) else { continue };

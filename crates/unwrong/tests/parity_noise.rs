@@ -55,7 +55,10 @@ fn compare(goldens: &Goldens, tolerance: f32) {
             }
             let l2 = drawn.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt();
             let expected = goldens.l2(&tensor);
-            assert!((l2 - expected).abs() <= f64::from(tolerance) * expected, "{tensor}: l2 {l2}, not {expected}");
+            assert!(
+                (l2 - expected).abs() <= f64::from(tolerance) * expected,
+                "{tensor}: l2 {l2}, not {expected}"
+            );
             cases += 1;
         }
     }

@@ -109,6 +109,17 @@ pub fn linear_backward(dy: &[f32], rows: usize, weight: Matrix<'_>) -> Vec<f32> 
     dx
 }
 
+/// See [`crate::outer_sum`].
+#[must_use]
+pub fn outer_sum(a: &[f32], b: &[f32], rows: usize) -> Vec<f32> {
+    let (rank, width) = (a.len() / rows, b.len() / rows);
+    let sum = |k: usize, column: usize| -> f64 {
+        let term = |row| f64::from(a[row * rank + k]) * f64::from(b[row * width + column]);
+        (0..rows).map(term).sum()
+    };
+    (0..rank * width).map(|index| sum(index / width, index % width) as f32).collect()
+}
+
 /// See [`crate::conv2d_backward`].
 #[must_use]
 pub fn conv2d_backward(dy: &[f32], conv: &Conv<'_>, shape: [usize; 4]) -> Vec<f32> {
