@@ -12,7 +12,7 @@ mod outer;
 
 pub(crate) use activation::times_gelu;
 pub use activation::{activate_backward, geglu_backward};
-pub use conv::conv2d_backward;
+pub use conv::{conv2d_backward, conv2d_filters_backward};
 pub use linear::{Added, linear_backward, linear_backward_onto};
 pub use norm::{group_norm_backward, layer_norm_backward};
 pub use outer::outer_sum;

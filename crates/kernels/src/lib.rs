@@ -47,8 +47,8 @@ pub use attention::{
     attention_with_log_sum,
 };
 pub use backward::{
-    Added, activate_backward, conv2d_backward, geglu_backward, group_norm_backward,
-    layer_norm_backward, linear_backward, linear_backward_onto, outer_sum,
+    Added, activate_backward, conv2d_backward, conv2d_filters_backward, geglu_backward,
+    group_norm_backward, layer_norm_backward, linear_backward, linear_backward_onto, outer_sum,
 };
 pub use conv::{Conv, ConvEpilogue, Fold, conv2d, conv2d_folded, conv2d_into, conv2d_rows_into};
 pub use elementwise::{activate, geglu};

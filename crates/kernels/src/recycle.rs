@@ -16,7 +16,7 @@ const LARGE: usize = 1 << 20;
 /// small blocks of a layer would else drive out each other.
 const SLACK: usize = 32;
 /// At so many blocks the oldest one goes.
-const SLOTS: usize = 64;
+const SLOTS: usize = 1024;
 
 /// Bytes of all freed blocks that [`Recycling`] keeps: the next layers will use them, so whoever
 /// asks what is left of the memory counts them as free.

@@ -6,9 +6,9 @@ use common::{Random, Stored, close, close_to, each_isa};
 use proptest::prelude::*;
 use unwrong_kernels::{
     Activation, Added, AttentionPass, AttentionShape, Conv, ConvEpilogue, Epilogue, GroupNorm,
-    activate_backward, attention_backward, attention_with_log_sum, conv2d_backward, geglu_backward,
-    group_norm_backward, layer_norm_backward, linear_backward, linear_backward_onto, outer_sum,
-    reference,
+    activate_backward, attention_backward, attention_with_log_sum, conv2d_backward,
+    conv2d_filters_backward, geglu_backward, group_norm_backward, layer_norm_backward,
+    linear_backward, linear_backward_onto, outer_sum, reference,
 };
 
 const ACTIVATIONS: [Activation; 4] =
@@ -85,6 +85,10 @@ proptest! {
         let conv = Conv { weight: weight.matrix(), kernel, stride, padding, upsample };
         let shape = [batch, h, w, channels];
         let dy = random.numbers(conv.output_shape(shape).iter().product());
+        let x = random.numbers(shape.iter().product());
+        let filters = reference::conv2d_filters_backward(&dy, &x, &conv, shape);
+        let pixels = dy.len() / outputs;
+        each_isa(|| close(&conv2d_filters_backward(&dy, &x, &conv, shape), &filters, pixels));
         let expected = reference::conv2d_backward(&dy, &conv, shape);
         each_isa(|| {
             // Winograd's factors cost up to a hundred roundings.

@@ -91,10 +91,22 @@ impl<'a> Run<'a> {
         self.training.and_then(|training| training.tape)
     }
 
-    fn conv2d(&self, x: &Image, conv: &Convolution<'_>, residual: Option<Image>) -> Result<Image> {
-        match self.tape() {
-            Some(tape) => tape.conv2d(x, conv, residual, self.extent),
-            None => ops::conv2d(self.ops, x, conv, residual),
+    /// A convolution of the layer `name`.
+    fn conv2d(
+        &self,
+        name: &str,
+        x: &Image,
+        conv: &Convolution<'_>,
+        residual: Option<Image>,
+    ) -> Result<Image> {
+        let branch = self.training.and_then(|training| training.trained.get(name));
+        match (self.tape(), branch) {
+            (Some(tape), branch) => {
+                let trains = branch.map(|branch| Trains { name, branch });
+                tape.conv2d(x, conv, trains, residual, self.extent)
+            }
+            (None, Some(branch)) => graph::conv2d(x, conv, branch, residual),
+            (None, None) => ops::conv2d(self.ops, x, conv, residual),
         }
     }
 
@@ -237,7 +249,7 @@ impl Conv {
     }
 
     pub(crate) fn image(&self, run: &Run<'_>, x: &Image) -> Result<Image> {
-        run.conv2d(x, &self.plain(run), None)
+        run.conv2d(&self.weights.name, x, &self.plain(run), None)
     }
 
     /// The convolution of `norm(x)`, plus `per_image` `[B, O]`, plus `residual`.
@@ -250,7 +262,7 @@ impl Conv {
         residual: Option<Image>,
     ) -> Result<Image> {
         let conv = Convolution { norm: Some(norm), per_image, ..self.plain(run) };
-        run.conv2d(x, &conv, residual)
+        run.conv2d(&self.weights.name, x, &conv, residual)
     }
 
     fn plain<'l>(&'l self, run: &Run<'l>) -> Convolution<'l> {
@@ -295,7 +307,7 @@ impl Upsample {
             None => ops::doubled(x, height, width)?,
         };
         let conv = Convolution::plain(run.product(&self.conv.weights), Window::same(3));
-        run.conv2d(&doubled.into(), &conv, None)?.into_tensor()
+        run.conv2d(&self.conv.weights.name, &doubled.into(), &conv, None)?.into_tensor()
     }
 }
 

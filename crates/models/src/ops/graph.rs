@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 
 use super::branch::mask;
-use super::{Activation, Ops, Product, reference};
+use super::{Activation, Convolution, Image, Ops, Product, reference};
 use crate::error::Result;
 use crate::lora::Branch;
 
@@ -26,15 +26,40 @@ pub(crate) fn linear(
     }
 }
 
+/// A convolution, what its branch adds, and a residual.
+pub(crate) fn conv2d(
+    x: &Image,
+    conv: &Convolution<'_>,
+    branch: &Branch,
+    residual: Option<Image>,
+) -> Result<Image> {
+    let y = super::conv2d(Ops::Reference, x, conv, residual)?.into_tensor()?;
+    let x = x.to_tensor()?;
+    let read = match conv.norm {
+        Some(norm) => reference::group_norm(&x, norm)?,
+        None => x,
+    };
+    let read = reference::padded(&dropped(&read, branch)?, conv.window)?;
+    let hidden = read.conv2d(&branch.down, 0, conv.window.stride, 1, 1)?;
+    let hidden = hidden.permute((0, 2, 3, 1))?.contiguous()?;
+    let up = branch.up.flatten_from(1)?;
+    Ok((y + (reference::matmul(&hidden, &up.t()?)? * branch.scale)?)?.into())
+}
+
 /// `scale · up · down · dropout(x)`.
 fn low_rank(x: &Tensor, branch: &Branch) -> Result<Tensor> {
-    let x = match branch.dropout {
+    let (down, up) = (branch.down.flatten_from(1)?, branch.up.flatten_from(1)?);
+    let hidden = reference::matmul(&dropped(x, branch)?, &down.t()?)?;
+    Ok((reference::matmul(&hidden, &up.t()?)? * branch.scale)?)
+}
+
+/// `x` without what the branch leaves out.
+fn dropped(x: &Tensor, branch: &Branch) -> Result<Tensor> {
+    match branch.dropout {
         Some(dropout) => {
             let mask = mask(x.elem_count(), dropout).collect::<Vec<_>>();
-            (x * Tensor::from_vec(mask, x.shape(), x.device())?)?
+            Ok((x * Tensor::from_vec(mask, x.shape(), x.device())?)?)
         }
-        None => x.clone(),
-    };
-    let hidden = reference::matmul(&x, &branch.down.t()?)?;
-    Ok((reference::matmul(&hidden, &branch.up.t()?)? * branch.scale)?)
+        None => Ok(x.clone()),
+    }
 }

@@ -6,6 +6,7 @@
 //! where the layer itself is trained.
 
 mod attention;
+mod branch;
 mod conv;
 mod linear;
 mod norm;
@@ -16,7 +17,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use candle_core::{Storage, Tensor, TensorId};
 
-pub(crate) use self::linear::Trains;
+pub(crate) use self::branch::Trains;
 use super::cpu::input;
 use crate::error::Result;
 use crate::lora::BranchGradients;

@@ -67,9 +67,8 @@ impl Unet {
         let frozen = Run::new(pass.ops, &none);
         let embedding = self.embed(&frozen, pass.timesteps, pass.prepared)?;
         let context = Context { embedding: &embedding, prepared: pass.prepared };
-        // Where nothing is left out at random, the fused operations know the branches.
-        let adapters =
-            if pass.trained.has_dropout() { none.clone() } else { pass.trained.adapters()? };
+        // Where nothing is left out at random, the fused operations know the branch.
+        let adapters = pass.trained.adapters()?;
         if pass.ops == Ops::Reference {
             return self.graph_gradients(pass, &adapters, context, loss);
         }
@@ -200,6 +199,12 @@ mod tests {
 
     #[test]
     fn checkpointed_kept_and_plain_gradients_are_one() -> Result<()> {
+        all_ways_agree(None)?;
+        all_ways_agree(Some(0.2))
+    }
+
+    /// With `dropout` of every other layer.
+    fn all_ways_agree(dropout: Option<f32>) -> Result<()> {
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../demo/model/base");
         let parts = ModelParts::open_folder(&Folder::disk(folder))?;
         let unet = Unet::load(&parts.unet.0, &parts.unet.1)?;
@@ -210,14 +215,20 @@ mod tests {
         let mut trained = Trained::default();
         for (number, (name, shape)) in crate::lora::Targets::of(&parts)
             .iter(crate::lora::Network::Unet)
-            .filter(|(name, _)| name.contains(".attn") || name.contains(".ff."))
+            .filter(|(name, _)| !name.contains("time_emb") && !name.contains("add_emb"))
             .enumerate()
         {
+            let mut down = shape.to_vec();
+            down[0] = 2;
+            let mut up = vec![1; shape.len()];
+            up[..2].copy_from_slice(&[shape[0], 2]);
             let branch = Branch {
-                down: tensor(&[2, shape[1]], 0.1)?,
-                up: tensor(&[shape[0], 2], 0.1)?,
+                down: tensor(&down, 0.1)?,
+                up: tensor(&up, 0.1)?,
                 scale: 1.5,
-                dropout: Some(Dropout { probability: 0.2, seed: number as u64 }),
+                dropout: dropout
+                    .filter(|_| number % 2 == 0)
+                    .map(|probability| Dropout { probability, seed: number as u64 }),
             };
             trained.insert(name, branch);
         }
@@ -239,7 +250,8 @@ mod tests {
             let pass = TrainingPass { ops, trained: &trained, latents, timesteps, prepared, keep };
             unet.gradients(&pass, |_| Ok(slope.clone()))
         };
-        for found in [gradients(Ops::Reference, 0)?, gradients(Ops::Cpu, 0)?] {
+        for (ops, most) in [(Ops::Reference, 1e-5), (Ops::Cpu, 5e-5)] {
+            let found = gradients(ops, 0)?;
             assert_eq!(found.len(), trained.len());
             for (name, expected) in &expected {
                 for (found, expected) in
@@ -247,7 +259,7 @@ mod tests {
                 {
                     let length = |x: &Tensor| x.sqr()?.sum_all()?.sqrt()?.to_scalar::<f32>();
                     let off = length(&(found - expected)?)? / length(expected)?;
-                    assert!(off < 1e-5, "{name}: {off}");
+                    assert!(off < most, "{name}, {ops:?}: {off}");
                 }
             }
         }

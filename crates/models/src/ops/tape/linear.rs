@@ -1,25 +1,18 @@
 //! Linear layers, frozen or with a trained branch beside them.
 
-use candle_core::{Tensor, TensorId};
-use unwrong_kernels as kernels;
+use std::borrow::Cow;
 
-use super::super::branch::mask;
+use candle_core::{Tensor, TensorId};
+use unwrong_kernels::{self as kernels, Epilogue};
+
 use super::super::cpu::{self, Arithmetic, kernel_activation, matrix};
+use super::branch::{Kept, Thin, Trains};
 use super::{Backward, Flow, Tape, with_values};
 use crate::error::Result;
 use crate::files::FrozenWeight;
 use crate::layers::Extent;
-use crate::lora::{Adapter, Branch, BranchGradients};
+use crate::lora::Adapter;
 use crate::ops::{Activation, Product};
-
-/// What is trained of a layer.
-#[derive(Clone)]
-pub(crate) struct Trains<'a> {
-    /// The layer's checkpoint key without `.weight`.
-    pub(crate) name: &'a str,
-    /// Its matrices. Without dropout they are in the product's adapter too.
-    pub(crate) branch: &'a Branch,
-}
 
 impl Tape {
     /// `activation(x · Wᵀ + b + branch(x)) + residual`.
@@ -47,7 +40,7 @@ impl Tape {
             activation,
             input: None,
             sums: None,
-            branch: trains.map(|Trains { name, branch }| (name.to_owned(), branch.clone())),
+            branch: trains.map(Kept::of),
         };
         if layer.branch.is_some() || activation != Activation::None {
             layer.input = Some(x.clone());
@@ -84,7 +77,7 @@ struct Linear {
     input: Option<Tensor>,
     /// What the activation was applied to.
     sums: Option<Tensor>,
-    branch: Option<(String, Branch)>,
+    branch: Option<Kept>,
 }
 
 impl Linear {
@@ -93,15 +86,17 @@ impl Linear {
         let adapter = self.adapter.as_ref();
         let product = Product { weight: &self.weight, bias: self.bias.as_ref(), adapter };
         let sums = cpu::linear(x, product, Arithmetic::Floats, Activation::None, residual)?;
-        let Some((_, branch)) = self.branch.as_ref().filter(|(_, b)| b.dropout.is_some()) else {
+        let Some(branch) = self.branch.as_ref().filter(|branch| branch.has_dropout()) else {
             return Ok(sums);
         };
-        let values = with_values([x, &branch.down, &branch.up, &sums], |[x, down, up, sums]| {
-            let thin = Thin::new(branch, down, up);
-            let hidden = thin.hidden(&thin.dropped(x));
-            let epilogue = kernels::Epilogue { residual: Some(sums), ..Default::default() };
-            kernels::linear(&hidden, hidden.len() / thin.rank, thin.up, &epilogue)
-        })?;
+        let values = with_values([x, &sums], |[x, sums]| {
+            branch.with(|thin| {
+                let rows = x.len() / thin.down.cols();
+                let seen = thin.dropped(x);
+                let hidden = kernels::linear(&seen, rows, thin.down, &Epilogue::default());
+                thin.raised(&thin.scaled(hidden), sums)
+            })
+        })??;
         Ok(Tensor::from_vec(values, sums.shape(), sums.device())?)
     }
 
@@ -139,11 +134,12 @@ impl Backward for Linear {
         let rows = slope.len() / weight.rows();
         let onto = self.x.and_then(|x| flow.take(x));
         let dx = match (&self.branch, &self.input) {
-            (Some((name, branch)), Some(x)) => {
-                let back = with_values([x, &branch.down, &branch.up], |[x, down, up]| {
-                    Thin::new(branch, down, up).back(x, slope, weight, onto, self.x.is_some())
-                })?;
-                flow.found.insert(name.clone(), gradients(branch, back.down, back.up)?);
+            (Some(branch), Some(x)) => {
+                let back = with_values([x], |[x]| {
+                    branch.with(|thin| back(thin, [x, slope], weight, onto, self.x.is_some()))
+                })??;
+                let gradients = branch.gradients(back.down, back.up)?;
+                flow.found.insert(branch.name.clone(), gradients);
                 back.x
             }
             _ => self.x.map(|_| {
@@ -161,14 +157,6 @@ impl Backward for Linear {
     }
 }
 
-/// The matrices of a branch.
-struct Thin<'a> {
-    branch: &'a Branch,
-    rank: usize,
-    down: kernels::Matrix<'a>,
-    up: kernels::Matrix<'a>,
-}
-
 /// What comes back through a layer with a branch.
 struct Back {
     x: Option<Vec<f32>>,
@@ -176,83 +164,30 @@ struct Back {
     up: Vec<f32>,
 }
 
-impl<'a> Thin<'a> {
-    fn new(branch: &'a Branch, down: &'a [f32], up: &'a [f32]) -> Self {
-        let rank = branch.down.dims()[0];
-        Self {
-            branch,
-            rank,
-            down: kernels::Matrix::from_f32(rank, down.len() / rank, down),
-            up: kernels::Matrix::from_f32(up.len() / rank, rank, up),
+/// The gradients for a branch's matrices and, if `wanted`, for `x`, added to `onto`.
+fn back(
+    thin: &Thin<'_>,
+    [x, dy]: [&[f32]; 2],
+    weight: kernels::Matrix<'_>,
+    onto: Option<Vec<f32>>,
+    wanted: bool,
+) -> Back {
+    let rows = dy.len() / weight.rows();
+    let seen = thin.dropped(x);
+    let hidden = thin.scaled(kernels::linear(&seen, rows, thin.down, &Epilogue::default()));
+    let d_hidden = thin.scaled(kernels::linear_backward(dy, rows, thin.up));
+    let down = kernels::outer_sum(&d_hidden, &seen, rows);
+    let up = thin.up_gradient(&hidden, dy);
+    let dx = wanted.then(|| {
+        let mut added = kernels::Added { onto, branch: Some((&d_hidden[..], thin.down)) };
+        if matches!(seen, Cow::Owned(_)) {
+            let mut dx = thin.undropped(kernels::linear_backward(&d_hidden, rows, thin.down));
+            added.onto.iter().flatten().zip(&mut dx).for_each(|(there, dx)| *dx += there);
+            added = kernels::Added { onto: Some(dx), branch: None };
         }
-    }
-
-    /// `x` without what is left out.
-    fn dropped<'x>(&self, x: &'x [f32]) -> std::borrow::Cow<'x, [f32]> {
-        match self.branch.dropout {
-            None => x.into(),
-            Some(dropout) => mask(x.len(), dropout).zip(x).map(|(kept, x)| kept * x).collect(),
-        }
-    }
-
-    /// `scale · x · downᵀ`, `[rows, rank]`.
-    fn hidden(&self, x: &[f32]) -> Vec<f32> {
-        let rows = x.len() / self.down.cols();
-        let mut hidden = kernels::linear(x, rows, self.down, &kernels::Epilogue::default());
-        self.scale(&mut hidden);
-        hidden
-    }
-
-    fn scale(&self, values: &mut [f32]) {
-        values.iter_mut().for_each(|value| *value *= self.branch.scale as f32);
-    }
-
-    /// The gradients for the matrices and, if `wanted`, for `x`, added to `onto`.
-    fn back(
-        &self,
-        x: &[f32],
-        dy: &[f32],
-        weight: kernels::Matrix<'_>,
-        onto: Option<Vec<f32>>,
-        wanted: bool,
-    ) -> Back {
-        let rows = dy.len() / weight.rows();
-        let seen = self.dropped(x);
-        let hidden = self.hidden(&seen);
-        let mut d_hidden = kernels::linear_backward(dy, rows, self.up);
-        self.scale(&mut d_hidden);
-        let down = kernels::outer_sum(&d_hidden, &seen, rows);
-        let up = transposed(&kernels::outer_sum(&hidden, dy, rows), weight.rows());
-        let dx = wanted.then(|| match self.branch.dropout {
-            None => {
-                let branch = Some((&d_hidden[..], self.down));
-                kernels::linear_backward_onto(dy, rows, weight, kernels::Added { onto, branch })
-            }
-            Some(dropout) => {
-                let mut dx = kernels::linear_backward(&d_hidden, rows, self.down);
-                dx.iter_mut().zip(mask(x.len(), dropout)).for_each(|(dx, kept)| *dx *= kept);
-                onto.into_iter().flatten().zip(&mut dx).for_each(|(more, dx)| *dx += more);
-                let onto = Some(dx);
-                kernels::linear_backward_onto(
-                    dy,
-                    rows,
-                    weight,
-                    kernels::Added { onto, branch: None },
-                )
-            }
-        });
-        Back { x: dx, down, up }
-    }
-}
-
-fn gradients(branch: &Branch, down: Vec<f32>, up: Vec<f32>) -> Result<BranchGradients> {
-    let like = |values: Vec<f32>, x: &Tensor| Tensor::from_vec(values, x.shape(), x.device());
-    Ok(BranchGradients { down: like(down, &branch.down)?, up: like(up, &branch.up)? })
-}
-
-/// Columns of a matrix with `width` of them, one after the other.
-fn transposed(matrix: &[f32], width: usize) -> Vec<f32> {
-    (0..width).flat_map(|column| matrix.iter().skip(column).step_by(width).copied()).collect()
+        kernels::linear_backward_onto(dy, rows, weight, added)
+    });
+    Back { x: dx, down, up }
 }
 
 fn activate(sums: &Tensor, activation: Activation) -> Result<Tensor> {

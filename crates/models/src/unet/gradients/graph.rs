@@ -29,7 +29,7 @@ impl Unet {
         let training = |trained| Some(Training { trained, tape: None });
         let none = LayerAdapters::default();
         let frozen = Run::new(pass.ops, &none);
-        let run = if adapters.is_empty() {
+        let run = if pass.trained.has_dropout() {
             Run { training: training(pass.trained), ..frozen }
         } else {
             Run::new(pass.ops, adapters)
