@@ -11,12 +11,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Smaller blocks are the inner allocator's business.
-const LARGE: usize = 1 << 20;
+const LARGE: usize = 1 << 17;
 /// This part of the peak may be kept beyond it: where the peak is reached again and again, the
 /// small blocks of a layer would else drive out each other.
 const SLACK: usize = 32;
 /// At so many blocks the oldest one goes.
-const SLOTS: usize = 1024;
+const SLOTS: usize = 4096;
 
 /// Bytes of all freed blocks that [`Recycling`] keeps: the next layers will use them, so whoever
 /// asks what is left of the memory counts them as free.
