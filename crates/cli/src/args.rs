@@ -84,7 +84,7 @@ const GENERATE_EXAMPLES: &str = "Examples:
   unwrong generate --from apple.webp --steps 50 -o again.png";
 
 const COMPARE_EXAMPLES: &str = "Example:
-  unwrong compare \"a red apple, (flat)++\" --seed 7 -o apple.webp";
+  unwrong compare \"a rocket\" --seed 7 -o rocket.webp";
 
 const WRONGS_EXAMPLES: &str = "Examples:
   unwrong wrongs -o wrong-pictures/ --seed 0
