@@ -290,7 +290,7 @@ fn an_interrupt_while_the_last_picture_is_decoded_comes_too_late() {
     use std::io::{BufRead as _, BufReader};
 
     let folder = tempfile::tempdir().unwrap();
-    let size = ["--size", "1024x1024", "--steps", "1", "--refiner", "none", "--memory", "0.5"];
+    let size = ["--size", "1024x1024", "--steps", "1", "--refiner", "none", "--memory", "0.4"];
     let line = [&["generate", "a cat", "--seed", "1", "-o", "cat.png"], &size[..]].concat();
     let mut child = command(folder.path(), &line).stderr(Stdio::piped()).spawn().unwrap();
     // The warning comes as the decode begins.
