@@ -386,11 +386,11 @@ pub(crate) struct BenchArgs {
     pub(crate) size: Option<Size>,
     /// Pictures, prompts or halves of guidance in one call [default: 2 for UNets and text
     /// encoders, else 1].
-    #[arg(long, value_name = "N", value_parser = |text: &str| within::<u8>(text, 1..=8))]
+    #[arg(long, value_name = "N", value_parser = |text: &str| within::<u8>(text, &(1..=8)))]
     pub(crate) batch: Option<u8>,
     /// How often it is timed; the median counts.
     #[arg(long, value_name = "N", default_value_t = 1,
-        value_parser = |text: &str| within::<u16>(text, 1..=u16::MAX))]
+        value_parser = |text: &str| within::<u16>(text, &(1..=u16::MAX)))]
     pub(crate) runs: u16,
     /// How the UNets compute: native, int8 [default: native].
     #[arg(long, value_name = "NAME")]
@@ -445,7 +445,7 @@ fn number<T: FromStr>(expected: &'static str) -> impl Fn(&str) -> Result<T, Stri
 }
 
 /// Reads a whole number of a range.
-fn within<T>(text: &str, range: RangeInclusive<T>) -> Result<T, String>
+fn within<T>(text: &str, range: &RangeInclusive<T>) -> Result<T, String>
 where
     T: FromStr + PartialOrd + Display,
 {

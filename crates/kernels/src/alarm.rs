@@ -67,17 +67,38 @@ mod tests {
 
     static MISSED: AtomicUsize = AtomicUsize::new(0);
 
+    /// Has 64 bytes at most.
+    struct Little;
+
+    // SAFETY: the system's, or null.
+    unsafe impl GlobalAlloc for Little {
+        unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+            if layout.size() > 64 {
+                return std::ptr::null_mut();
+            }
+            // SAFETY: passed on.
+            unsafe { System.alloc(layout) }
+        }
+
+        unsafe fn dealloc(&self, start: *mut u8, layout: Layout) {
+            // SAFETY: passed on.
+            unsafe { System.dealloc(start, layout) };
+        }
+    }
+
     #[test]
     fn only_a_failure_is_told() {
-        let allocator = Alarm::new(System, |bytes| MISSED.store(bytes, Ordering::Relaxed));
+        let allocator = Alarm::new(Little, |bytes| MISSED.store(bytes, Ordering::Relaxed));
         let layout = Layout::new::<[u64; 4]>();
-        // SAFETY: the layout is not empty; the block is freed once, with its layout.
-        unsafe { allocator.dealloc(allocator.alloc(layout), layout) };
-        assert_eq!(MISSED.load(Ordering::Relaxed), 0);
-        // More than any address space holds.
-        let layout = Layout::from_size_align(1 << 62, 8).expect("a layout");
-        // SAFETY: as above; nothing comes back.
-        assert!(unsafe { allocator.alloc(layout) }.is_null());
-        assert_eq!(MISSED.load(Ordering::Relaxed), 1 << 62);
+        // SAFETY: the layouts are not empty; what comes back is freed once, with its layout.
+        unsafe {
+            let start = allocator.alloc(layout);
+            assert_eq!(MISSED.load(Ordering::Relaxed), 0);
+            assert!(allocator.realloc(start, layout, 96).is_null());
+            assert_eq!(MISSED.swap(0, Ordering::Relaxed), 96);
+            allocator.dealloc(start, layout);
+            assert!(allocator.alloc_zeroed(Layout::new::<[u64; 10]>()).is_null());
+            assert_eq!(MISSED.load(Ordering::Relaxed), 80);
+        }
     }
 }
