@@ -209,7 +209,6 @@ pub enum Error {
 
 impl Error {
     /// For `map_err`: the system did not let us read what should be `expected`.
-    #[must_use]
     pub fn reading(path: &Path, expected: &'static str) -> impl Fn(io::Error) -> Self + use<> {
         let path = path.to_owned();
         move |source| match source.kind() {
