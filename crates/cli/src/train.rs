@@ -10,7 +10,7 @@ use unwrong::GenerateRequest;
 use unwrong::pipeline::Pipeline;
 use unwrong_train::data::{Cache, Dataset};
 use unwrong_train::metadata::{Facts, metadata};
-use unwrong_train::{Checkpoints, TrainEvent, Trainer};
+use unwrong_train::{Checkpoints, Error, TrainEvent, Trainer};
 
 use crate::args::TrainArgs;
 use crate::bars::new_bar;
@@ -112,14 +112,17 @@ fn follow(
     if let (Err(_), Some(path)) = (&result, &last) {
         printer::note(&format!("the last checkpoint is `{}`", path.display()));
     }
+    if matches!(result, Err(Error::Interrupted { .. })) {
+        printer::note("the same command goes on where this one stopped");
+    }
     Ok(result?)
 }
 
 fn show(bar: &ProgressBar, steps: u64, event: TrainEvent<'_>, last: &mut Option<PathBuf>) {
     match event {
         TrainEvent::Prepared { done, all } => {
-            bar.set_prefix("pictures");
             bar.set_length(all as u64);
+            bar.set_prefix("pictures");
             bar.set_position(done as u64);
         }
         TrainEvent::Resumed { step } => {

@@ -13,7 +13,7 @@ use unwrong_models::unet::{KEPT_BYTES, Prepared, TrainingPass};
 use crate::data::draws::{Draws, Purpose};
 use crate::data::{Array, Cache, Dataset, Entry, Example, Key};
 use crate::diffusion::{Diffusion, Sample, loss};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, StepNumber};
 use crate::layers::{Layer, initial};
 use crate::optimizer::{AdamW, clip, norm};
 use crate::options::TrainOptions;
@@ -183,8 +183,10 @@ impl<'a> Trainer<'a> {
             Some(limit) => clip(&mut gradients, limit),
             None => norm(&gradients),
         };
-        if !(sum.is_finite() && length.is_finite()) {
-            return Err(Error::NotFinite { step: step + 1, loss: sum });
+        for (what, value) in [(StepNumber::Loss, sum), (StepNumber::Gradient, length)] {
+            if !value.is_finite() {
+                return Err(Error::NotFinite { step: step + 1, what, value });
+            }
         }
         let rate = options.rate * options.schedule.factor(step, options.steps, options.warmup);
         self.state.optimizer.step(&mut self.state.tensors, &gradients, rate);

@@ -41,4 +41,4 @@ pub use error::{Error, Result};
 pub use generate::Generation;
 pub use pipeline::{Options, Pipeline};
 pub use request::GenerateRequest;
-pub use unwrong_models::Recycling;
+pub use unwrong_models::{Alarm, Recycling};

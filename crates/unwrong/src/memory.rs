@@ -92,14 +92,15 @@ fn left_of_group(limit: &str, used: &str, stat: &str) -> Option<u64> {
 impl Pipeline {
     /// What activations may take now, in bytes; absent where nobody knows.
     ///
-    /// Refuses a picture whose steps, or whose decode in the smallest tiles, need more.
+    /// Refuses a picture whose steps, or whose decode even in the smallest tiles, need more.
     pub(crate) fn budget<'a>(&self, plans: impl Iterator<Item = &'a Plan>) -> Result<Option<u64>> {
         let Some(budget) = self.memory.or_else(free) else { return Ok(None) };
         let refiner = self.refiner.as_ref().map(|refiner| &refiner.unet);
         for plan in plans {
             let steps = [Some(&self.base.unet), refiner].into_iter().flatten();
             let steps = steps.map(|unet| ("a step", step_bytes(unet, plan)));
-            let decode = ("decoding", self.plan_decode(plan.size, Some(budget)).bytes);
+            let decode = self.plan_decode(plan.size, Some(budget));
+            let decode = (decoding(decode.tiling), decode.bytes);
             for (what, needs) in steps.chain([decode]) {
                 if needs > budget {
                     return Err(Error::NotEnoughMemory { what, size: plan.size, needs, budget });
@@ -112,6 +113,13 @@ impl Pipeline {
     /// How to decode a picture of this size.
     pub(crate) fn plan_decode(&self, size: Size, budget: Option<u64>) -> Work {
         self.vae.plan_decode(latents(size), budget)
+    }
+}
+
+fn decoding(tiling: Tiling) -> &'static str {
+    match tiling {
+        Tiling::Whole => "decoding",
+        Tiling::Tiles { .. } => "decoding, even in tiles,",
     }
 }
 

@@ -6,12 +6,13 @@ use clap::{Args, ValueEnum};
 use unwrong_train::data::{CropChoice, DataOptions, Framing};
 use unwrong_train::{LayerChoice, LossOptions, RateSchedule as Schedule, RunOptions, TrainOptions};
 
-use super::{Device, LoraDialect};
+use super::{Device, LoraDialect, SEED, number};
 
 pub(super) const EXAMPLES: &str = "Examples:
   unwrong wrongs -o wrong-pictures/ --seed 0
   unwrong train wrong-pictures/ --preset wrong -o wrong.safetensors
-  unwrong train cats/ --trigger \"a photo of my cat\" --rank 16 --rate 2e-4 -o cat.safetensors";
+  unwrong train cats/ --trigger \"a photo of my cat\" --rank 16 --rate 2e-4 \\
+      -o cat.safetensors";
 
 #[derive(Debug, Args)]
 pub(crate) struct TrainArgs {
@@ -36,53 +37,67 @@ pub(crate) struct TrainArgs {
     pub(crate) pictures: PictureArgs,
 
     /// Steps of the optimiser [default: 500].
-    #[arg(long, value_name = "N", help_heading = "Training")]
+    #[arg(long, value_name = "N", help_heading = "Training",
+        value_parser = number::<u64>("a whole number, 1 to 10000000"))]
     pub(crate) steps: Option<u64>,
     /// Pictures that go through the network at once [default: 1].
-    #[arg(long, value_name = "N", help_heading = "Training")]
+    #[arg(long, value_name = "N", help_heading = "Training",
+        value_parser = number::<usize>("a whole number, 1 or more"))]
     pub(crate) batch: Option<usize>,
     /// Batches that make one step [default: 4].
-    #[arg(long, value_name = "N", help_heading = "Training")]
+    #[arg(long, value_name = "N", help_heading = "Training",
+        value_parser = number::<usize>("a whole number, 1 to 100000"))]
     pub(crate) accumulation: Option<usize>,
     /// Rank of the matrices [default: 4].
-    #[arg(long, value_name = "N", help_heading = "Training")]
+    #[arg(long, value_name = "N", help_heading = "Training",
+        value_parser = number::<usize>("a whole number, 1 to 1024"))]
     pub(crate) rank: Option<usize>,
     /// Their product is multiplied with alpha / rank [default: the rank].
-    #[arg(long, value_name = "ALPHA", help_heading = "Training")]
+    #[arg(long, value_name = "ALPHA", help_heading = "Training",
+        value_parser = number::<f64>("a number above 0"))]
     pub(crate) alpha: Option<f64>,
     /// Learning rate [default: 1e-4].
-    #[arg(long, value_name = "RATE", help_heading = "Training")]
+    #[arg(long, value_name = "RATE", help_heading = "Training",
+        value_parser = number::<f64>("a number above 0, such as `1e-4`"))]
     pub(crate) rate: Option<f64>,
     /// How the learning rate changes [default: constant].
     #[arg(long, help_heading = "Training")]
     pub(crate) schedule: Option<RateSchedule>,
     /// Steps in which the learning rate rises to it [default: 0].
-    #[arg(long, value_name = "N", help_heading = "Training")]
+    #[arg(long, value_name = "N", help_heading = "Training",
+        value_parser = number::<u64>("a whole number, 0 to the number of steps"))]
     pub(crate) warmup: Option<u64>,
     /// Which layers of the UNet are trained [default: attention].
     #[arg(long, value_delimiter = ',', value_name = "LIST", help_heading = "Training")]
     pub(crate) layers: Vec<Layers>,
     /// Share of a layer's inputs, 0 to 1, that its matrices do not see in a step [default: 0].
-    #[arg(long, value_name = "SHARE", help_heading = "Training")]
+    #[arg(long, value_name = "SHARE", help_heading = "Training",
+        value_parser = number::<f64>("a number, 0 to below 1"))]
     pub(crate) dropout: Option<f64>,
     /// Weigh little noise no more than this signal-to-noise ratio (min-SNR; 5 is usual).
-    #[arg(long, value_name = "GAMMA", help_heading = "Training")]
+    #[arg(long, value_name = "GAMMA", help_heading = "Training",
+        value_parser = number::<f64>("a number above 0"))]
     pub(crate) snr_gamma: Option<f64>,
     /// Add a constant per channel to the noise, this large [default: 0].
-    #[arg(long, value_name = "SIZE", help_heading = "Training")]
+    #[arg(long, value_name = "SIZE", help_heading = "Training",
+        value_parser = number::<f64>("a number, 0 to 1"))]
     pub(crate) noise_offset: Option<f64>,
     /// Longest gradient of a step; 0 for any [default: 1].
-    #[arg(long, value_name = "LENGTH", help_heading = "Training")]
+    #[arg(long, value_name = "LENGTH", help_heading = "Training",
+        value_parser = number::<f64>("a number, 0 or more"))]
     pub(crate) max_grad_norm: Option<f64>,
     /// Weight decay of `AdamW` [default: 0.01].
-    #[arg(long, value_name = "SHARE", help_heading = "Training")]
+    #[arg(long, value_name = "SHARE", help_heading = "Training",
+        value_parser = number::<f64>("a number, 0 or more"))]
     pub(crate) weight_decay: Option<f64>,
     /// What order, crops, noise and first matrices follow from.
-    #[arg(long, value_name = "SEED", default_value_t = 0, help_heading = "Training")]
+    #[arg(long, value_name = "SEED", default_value_t = 0, help_heading = "Training",
+        value_parser = number::<u64>(SEED))]
     pub(crate) seed: u64,
 
     /// Steps from one checkpoint to the next; 0 for none but the last.
-    #[arg(long, value_name = "N", default_value_t = 100, help_heading = "Running")]
+    #[arg(long, value_name = "N", default_value_t = 100, help_heading = "Running",
+        value_parser = number::<u64>("a whole number, 0 or more"))]
     pub(crate) checkpoint_every: u64,
     /// How the file names its tensors.
     #[arg(long, value_name = "DIALECT", default_value = "kohya", help_heading = "Running")]
@@ -94,7 +109,8 @@ pub(crate) struct TrainArgs {
     #[arg(long, default_value = "cpu", help_heading = "Running")]
     pub(crate) device: Device,
     /// How many processor threads work [default: all].
-    #[arg(long, value_name = "N", help_heading = "Running")]
+    #[arg(long, value_name = "N", help_heading = "Running",
+        value_parser = number::<usize>("a whole number, 1 to 256"))]
     pub(crate) threads: Option<usize>,
 }
 
@@ -105,7 +121,7 @@ pub(crate) struct PictureArgs {
     #[arg(long, value_name = "TEXT")]
     pub(crate) trigger: Option<String>,
     /// Side of a square picture in pixels [default: what the model draws best].
-    #[arg(long, value_name = "PIXELS")]
+    #[arg(long, value_name = "PIXELS", value_parser = number::<u32>("a whole number, 64 to 4096"))]
     pub(crate) resolution: Option<u32>,
     /// Which shapes pictures are trained in.
     #[arg(long, default_value = "buckets")]
@@ -117,10 +133,12 @@ pub(crate) struct PictureArgs {
     #[arg(long)]
     pub(crate) flip: bool,
     /// How often every picture comes in an epoch.
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, value_name = "N", default_value_t = 1,
+        value_parser = number::<u32>("a whole number, 1 to 100000"))]
     pub(crate) repeats: u32,
     /// Share of the captions, 0 to 1, that are left out.
-    #[arg(long, value_name = "SHARE", default_value_t = 0.0)]
+    #[arg(long, value_name = "SHARE", default_value_t = 0.0,
+        value_parser = number::<f64>("a number, 0 to 1"))]
     pub(crate) caption_dropout: f64,
     /// Read the folders within, too.
     #[arg(long)]

@@ -38,8 +38,8 @@ fn the_first_command_of_the_readme_draws_two_pictures() {
     assert_eq!(commands.len(), 1);
     assert_eq!(commands[0][0], "compare");
     let done = run(folder.path(), &commands[0]).done();
-    assert_eq!(done.stdout, "apple.webp\n");
-    let (width, height) = pictures::read(&folder.path().join("apple.webp")).size;
+    assert_eq!(done.stdout, "rocket.webp\n");
+    let (width, height) = pictures::read(&folder.path().join("rocket.webp")).size;
     assert!(width >= 2 * height, "{width}x{height} is not two pictures side by side");
 }
 
