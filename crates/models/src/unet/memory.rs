@@ -7,9 +7,9 @@ use crate::files::UnetConfig;
 const REST: u64 = 128_000_000;
 
 /// Images of a transformer block's graph and of its gradients, at most, of its width.
-const BLOCK: u64 = 44;
+const BLOCK: u64 = 56;
 /// Images of a resnet's graph and of its gradients, at most, of its joined width.
-const RESNET: u64 = 8;
+const RESNET: u64 = 12;
 
 impl Unet {
     /// Bytes of activations of one call, estimated from above for our kernels.

@@ -88,9 +88,9 @@ pub(super) fn curve(losses: &[f32]) -> Vec<Shape> {
 }
 
 /// Exponential means without the pull of a beginning at zero, as TensorBoard smooths; and the
-/// steps they are over, which are a twentieth of all.
+/// steps they are over, which are a twentieth of all, ten at least.
 fn smoothed(losses: &[f64]) -> (Vec<f64>, usize) {
-    let span = (losses.len() / 20).clamp(5, 500);
+    let span = (losses.len() / 20).clamp(10, 500);
     let kept = 1.0 - 1.0 / span as f64;
     let (mut sum, mut weight) = (0.0, 0.0);
     let mean = |loss: &f64| {
@@ -154,11 +154,11 @@ mod tests {
     #[test]
     fn the_mean_of_equal_losses_is_that_loss_from_the_first_step_on() {
         let (smooth, span) = smoothed(&[0.25; 40]);
-        assert_eq!(span, 5);
+        assert_eq!(span, 10);
         assert!(smooth.iter().all(|mean| (mean - 0.25).abs() < 1e-12));
-        // Two steps: weights 0.8 and 1.
+        // Two steps: weights 0.9 and 1.
         let (smooth, _) = smoothed(&[1.0, 0.0]);
-        assert!((smooth[1] - 0.8 / 1.8).abs() < 1e-12);
+        assert!((smooth[1] - 0.9 / 1.9).abs() < 1e-12);
     }
 
     #[test]
