@@ -78,8 +78,8 @@ impl Samples {
         self.folder.join(format!("{step:08}-{prompt}.png"))
     }
 
-    /// Draws what there is no file of yet, with the LoRA that `write_lora` writes; `on_picture`
-    /// gets the bytes of every picture, and whether it was drawn now.
+    /// Draws what there is no file of yet, with the LoRA that `write_lora` writes; `watch` is
+    /// told of every picture, and of the way to it.
     pub(crate) fn draw(
         &self,
         pipeline: &Pipeline,
