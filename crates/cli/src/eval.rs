@@ -4,7 +4,6 @@ use anyhow::Result;
 use serde::Serialize;
 use unwrong::GenerateRequest;
 use unwrong::generate::Generation;
-use unwrong::lock::FolderLock;
 use unwrong_eval::Folder;
 use unwrong_eval::summary::Comparison;
 
@@ -34,7 +33,6 @@ pub(crate) fn run(arguments: &EvalArgs) -> Result<()> {
     let opening = GenerateRequest { wrong_lora: None, ..experiment.shared.clone() };
     let pipeline = session::open(&opening, &arguments.models)?;
     session::introduce(&pipeline);
-    let _lock = FolderLock::take(&arguments.output)?;
 
     let mut on_picture = |_, generation: &Generation| {
         session::say_what_was_drawn(generation);

@@ -15,7 +15,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use unwrong::lock::LOCK;
+use unwrong::lock::{FolderLock, LOCK};
 use unwrong::picture::{EmbeddedRequest, read_metadata, write_atomically};
 use unwrong::{Error, Result};
 
@@ -88,6 +88,11 @@ impl Folder {
                 "give another folder, or `--force` to go on here; pictures that both have are kept",
             )),
         }
+    }
+
+    /// Keeps other runs out of the folder, which is made if it is not there.
+    pub(crate) fn lock(&self) -> Result<FolderLock> {
+        FolderLock::take(&self.path)
     }
 
     /// Makes the folder this experiment's, and removes what a killed run left unfinished.
