@@ -22,7 +22,7 @@ use unwrong::request::{
 use unwrong::wrongs::WEIGHT;
 
 pub(crate) use self::eval::EvalArgs;
-pub(crate) use self::train::TrainArgs;
+pub(crate) use self::train::{CardArgs, TrainArgs};
 
 /// Pictures from prompts with SDXL, and what the wrong-LoRA does to them.
 #[derive(Debug, Parser)]

@@ -46,6 +46,7 @@ pub fn run(
     let first = experiment.one_seed(pipeline.defaults());
     pipeline.check(&requests(&first), &mut watch)?;
     let cells = experiment.cells(pipeline.defaults());
+    let _lock = folder.lock()?;
     let missing = missing(pipeline, experiment, folder, &cells)?;
     folder.claim(experiment)?;
 

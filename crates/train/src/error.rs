@@ -7,6 +7,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use unwrong::memory::gigabytes;
+
 /// Shorthand for results of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -34,6 +36,20 @@ pub enum Error {
     OtherTraining {
         /// The first thing that differs.
         difference: String,
+    },
+
+    /// Activations, matrices and what the optimiser keeps do not fit into memory.
+    #[error(
+        "{what} takes about {} of memory, and {} may be used",
+        gigabytes(*needs), gigabytes(*budget)
+    )]
+    NotEnoughMemory {
+        /// `a step`, `encoding a picture of 1024x1024`.
+        what: String,
+        /// Bytes, as estimated.
+        needs: u64,
+        /// Bytes that are free, or that the options allow.
+        budget: u64,
     },
 
     /// The training was put aside.
@@ -178,6 +194,10 @@ impl Error {
             Self::NotFinite { .. } => {
                 Some("try a lower `--rate`; checkpoints that were made before are kept".to_owned())
             }
+            Self::NotEnoughMemory { .. } => Some(
+                "try a smaller `--resolution`, `--batch` or `--rank`, or allow more with `--memory`"
+                    .to_owned(),
+            ),
             Self::OtherTraining { .. } => Some(
                 "give the options it was begun with, another output, or `--force` to begin anew"
                     .to_owned(),
@@ -200,6 +220,7 @@ impl Error {
         match self {
             Self::OutOfRange { .. }
             | Self::NoLayers
+            | Self::NotEnoughMemory { .. }
             | Self::OtherTraining { .. }
             | Self::NoPictures { .. }
             | Self::Unusable { .. }

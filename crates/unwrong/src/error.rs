@@ -116,6 +116,13 @@ pub enum Error {
         path: PathBuf,
     },
 
+    /// Another run of the program works in the folder.
+    #[error("another run is at work in `{}`", folder.display())]
+    Busy {
+        /// The folder.
+        folder: PathBuf,
+    },
+
     /// A file that is not the picture it should be.
     #[error("`{}` cannot be read as a picture: {problem}", path.display())]
     NotAPicture {
@@ -237,6 +244,9 @@ impl Error {
             Self::FileExists { .. } => {
                 Some("give another name, or `--force` to replace it".to_owned())
             }
+            Self::Busy { .. } => {
+                Some("wait until it is done, or give another folder or name".to_owned())
+            }
             Self::NoRequestInPicture { has_texts: true, .. } => {
                 Some("`unwrong metadata` prints what the picture does carry".to_owned())
             }
@@ -270,6 +280,7 @@ impl Error {
             | Self::Request { .. }
             | Self::UnknownFormat { .. }
             | Self::FileExists { .. }
+            | Self::Busy { .. }
             | Self::NotAPicture { .. }
             | Self::SchedulerOption { .. }
             | Self::NotEnoughMemory { .. }

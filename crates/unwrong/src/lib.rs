@@ -21,6 +21,7 @@ pub mod encode;
 pub mod error;
 pub mod generate;
 mod identity;
+pub mod lock;
 pub mod lora;
 pub mod memory;
 pub mod noise;

@@ -33,11 +33,14 @@ fn eval(folder: &Path, arguments: &[&str]) -> Run {
     unwrong(folder, &[&TWO[..], arguments, &SMALL[..]].concat())
 }
 
-/// Every file in a folder with its bytes, by name.
+/// Every file in a folder with its bytes, by name, but for its lock.
 fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     let mut found = BTreeMap::new();
     for entry in fs::read_dir(folder).unwrap().map(Result::unwrap) {
         let name = entry.file_name().into_string().unwrap();
+        if name == ".unwrong-lock" {
+            continue;
+        }
         if entry.path().is_dir() {
             let inside = files(&entry.path());
             found.extend(inside.into_iter().map(|(file, bytes)| (format!("{name}/{file}"), bytes)));

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::{Run, SMALL, command, generate, unwrong};
 
 /// Few small steps.
-const TRAINING: [&str; 15] = [
+pub(super) const TRAINING: [&str; 15] = [
     "train",
     "set",
     "--trigger",
@@ -26,18 +26,18 @@ const TRAINING: [&str; 15] = [
     "-o",
 ];
 
-fn pictures(folder: &Path) {
+pub(super) fn pictures(folder: &Path) {
     let set = ["wrongs", "--keywords", "blurry,ugly", "--guidance-scales", "8,13", "--seed", "0"];
     unwrong(folder, &[&set[..], &["-o", "set"], &SMALL].concat()).done();
     // The captions come from the flag.
     fs::remove_file(folder.join("set/metadata.jsonl")).unwrap();
 }
 
-fn train(folder: &Path, output: &str, more: &[&str]) -> Run {
+pub(super) fn train(folder: &Path, output: &str, more: &[&str]) -> Run {
     unwrong(folder, &[&TRAINING[..], &[output], more].concat())
 }
 
-fn bytes(folder: &Path, name: &str) -> Vec<u8> {
+pub(super) fn bytes(folder: &Path, name: &str) -> Vec<u8> {
     fs::read(folder.join(name)).unwrap()
 }
 
