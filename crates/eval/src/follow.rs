@@ -52,7 +52,7 @@ impl Follow {
     /// Prompts that a picture is shown under, its own among them.
     pub const CAPTIONS: usize = 8;
     /// Levels of noise.
-    pub const LEVELS: usize = 8;
+    pub const LEVELS: usize = 4;
 
     /// Checks the numbers; fewer prompts than `captions` are taken all.
     pub fn new(captions: usize, levels: usize, prompts: usize) -> Result<Self> {
@@ -71,7 +71,7 @@ impl Follow {
         if !(1..=MOST_LEVELS).contains(&levels) {
             return Err(wrong_request(
                 format!("`--follow-levels` is {levels}, expected 1 to {MOST_LEVELS}"),
-                "8 tell most prompts apart",
+                "4 tell most prompts apart",
             ));
         }
         Ok(Self { captions: captions.min(prompts), levels })

@@ -33,6 +33,8 @@ pub(crate) use self::options::usage;
 const RUN: &str = "run.json";
 /// The LoRA as other programs read it.
 const LORA: &str = "wrong-lora.safetensors";
+/// What [`tune`] writes beside the page.
+const TUNING: &str = "experiment-tuning.md";
 /// The demo model's own.
 const SHIPPED: &str = "crates/demo/model/wrong-lora.safetensors";
 
@@ -48,7 +50,8 @@ pub(crate) fn experiment(arguments: &[String]) -> Result<()> {
         write(&options.dir.join(RUN), run.as_bytes())?;
     }
     let run = Run::read(&options.dir)?;
-    let page = page::page(&run)?;
+    let tuned = options.page.with_file_name(TUNING).is_file();
+    let page = page::page(&run, tuned)?;
     write(&options.page, page.as_bytes())?;
     let sheet = options.page.with_extension("webp");
     copy(&options.dir.join("eval/sheet.webp"), &sheet)?;

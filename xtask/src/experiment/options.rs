@@ -43,9 +43,9 @@ const SETTINGS: [Setting; 18] = [
     setting("prompts", "demo/experiment/prompts.txt", "demo/experiment/tuning.txt", "a file"),
     setting("prompt-count", "all", "3", "how many of them"),
     setting("seeds", "0..4", "0..1", "of every prompt"),
-    setting("draw-steps", "20", "2", "of every picture"),
+    setting("draw-steps", "30", "2", "of every picture"),
     setting("guidance-scale", "7", "7", "of every picture"),
-    setting("high-guidance", "none", "none", "none and both once more at this scale"),
+    setting("high-guidance", "13", "none", "none and both once more at this scale"),
     setting("keywords", "all", "blurry,ugly", "of the wrong pictures"),
     setting("wrong-scales", "8,9,10,11,12,13", "8", "their guidance scales"),
     setting("wrong-count", "1", "1", "how many of each"),
@@ -57,7 +57,7 @@ const SETTINGS: [Setting; 18] = [
     setting("lora-scale", "1", "1", "of the wrong-LoRA"),
     setting("primary", "tenengrad", "tenengrad", "the metric that decides"),
     setting("follow", "8", "2", "prompts that a picture is shown under"),
-    setting("follow-levels", "8", "1", "levels of noise"),
+    setting("follow-levels", "4", "1", "levels of noise"),
 ];
 
 /// All of it.
@@ -128,10 +128,9 @@ impl Options {
                 _ => bail!("{}", unknown(flag)),
             }
         }
-        options.page = page.unwrap_or_else(|| match (quick, options.tune) {
-            (true, _) => options.dir.join("experiment.md"),
-            (_, true) => root().join("docs/experiment-tuning.md"),
-            _ => root().join("docs/experiment.md"),
+        options.page = page.unwrap_or_else(|| {
+            let name = if options.tune { super::TUNING } else { "experiment.md" };
+            if quick { options.dir.join(name) } else { root().join("docs").join(name) }
         });
         if options.ship && (options.quick || options.tune) {
             bail!("`--ship` is for the whole experiment");

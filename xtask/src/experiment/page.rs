@@ -16,12 +16,12 @@ const TABLES: [(&str, &[&str]); 4] = [
 ];
 
 /// `docs/experiment.md`.
-pub(super) fn page(run: &Run) -> Result<String> {
+pub(super) fn page(run: &Run, tuned: bool) -> Result<String> {
     let mut text = String::from("# The experiment\n\n");
     if run.is_quick() {
         text += "**This is a run with tiny numbers, to show that it runs: no measurement.**\n\n";
     }
-    text += &asked(run);
+    text += &asked(run, tuned);
     text += &done(run);
     text += &verdicts(run)?;
     text += &pictures(run);
@@ -33,7 +33,7 @@ pub(super) fn page(run: &Run) -> Result<String> {
     Ok(text)
 }
 
-fn asked(run: &Run) -> String {
+fn asked(run: &Run, tuned: bool) -> String {
     let primary = run.setting("primary");
     format!(
         "The wrong-LoRA method, from nothing to a verdict: the embedded demo model draws the wrong \
@@ -51,21 +51,30 @@ fn asked(run: &Run) -> String {
          as the method did, and what the LoRA added to the word was sharpness. Edges by Sobel's \
          kernels are less moved by noise than a Laplacian, and the estimated noise stands beside \
          them. Metric, prompts, rules and settings were fixed before the pictures of this page \
-         were drawn; settings were chosen on other prompts ([experiment-tuning.md](experiment-tuning.md)).\n\n",
+         were drawn; {}.\n\n",
         run.machine(),
         "The metrics are described in [eval.md](eval.md).",
+        if tuned {
+            "settings were chosen on other prompts ([experiment-tuning.md](experiment-tuning.md))"
+        } else {
+            "no settings were tried out before"
+        },
     )
 }
 
 fn done(run: &Run) -> String {
-    let mut rows = String::new();
+    let (mut rows, mut lines) = (String::new(), String::new());
     let mut total = 0.0;
     for stage in run.stages() {
         total += stage.seconds;
-        let command = command(&stage.command);
-        row(&mut rows, &[stage.name.to_owned(), format!("`{command}`"), time(stage.seconds)]);
+        row(&mut rows, &[stage.name.to_owned(), time(stage.seconds)]);
+        // The others differ from the first in the baseline only.
+        if !stage.name.starts_with("comparing with") {
+            lines += &command(&stage.command);
+            lines.push('\n');
+        }
     }
-    row(&mut rows, &["**all of it**".to_owned(), String::new(), format!("**{}**", time(total))]);
+    row(&mut rows, &["**all of it**".to_owned(), format!("**{}**", time(total))]);
     let mut variants = String::new();
     for (name, _) in &run.means {
         row(&mut variants, &[format!("`{name}`"), about(name).to_owned()]);
@@ -75,7 +84,7 @@ fn done(run: &Run) -> String {
          {} wrong pictures; a LoRA of {} bytes; {} prompts, none of which any wrong picture was \
          drawn from or settings were tried on, with the seeds {}, at guidance scale {}, {} steps, \
          base and refiner, in {} variants: {} pictures.\n\n\
-         | stage | command | time |\n|---|---|---|\n{rows}\n\
+         | stage | time |\n|---|---|\n{rows}\n```text\n{lines}```\n\n\
          | variant | what it is |\n|---|---|\n{variants}\n",
         run.number("wrong_pictures"),
         run.number("lora_bytes"),
@@ -327,7 +336,7 @@ fn row(text: &mut String, cells: &[String]) {
 /// As one would type it; texts with spaces in quotes.
 fn command(words: &[&str]) -> String {
     let quoted = |word: &&str| {
-        if word.contains([' ', '(']) { format!("\"{word}\"") } else { (*word).to_owned() }
+        if word.contains([' ', '(', '\\']) { format!("\"{word}\"") } else { (*word).to_owned() }
     };
     let words: Vec<String> = words.iter().map(quoted).collect();
     format!("unwrong {}", words.join(" "))

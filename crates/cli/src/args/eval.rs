@@ -50,7 +50,7 @@ pub(crate) struct EvalArgs {
     /// prompt and others of the file, N in all [default N: 8].
     #[arg(long, value_name = "N", num_args = 0..=1, require_equals = true)]
     pub(crate) follow: Option<Option<usize>>,
-    /// Levels of noise at which it is asked [default: 8].
+    /// Levels of noise at which it is asked [default: 4].
     #[arg(long, value_name = "N", requires = "follow")]
     pub(crate) follow_levels: Option<usize>,
     /// The folder of pictures, results.jsonl and report.html; a run that was stopped goes on.
