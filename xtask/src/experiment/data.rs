@@ -67,7 +67,9 @@ impl Run {
         }
         let pictures = lines / means.len().max(1);
         for (_, sums) in &mut means {
-            sums.values_mut().for_each(|sum| *sum /= pictures.max(1) as f64);
+            for sum in sums.values_mut() {
+                *sum /= pictures.max(1) as f64;
+            }
         }
         let prompts = prompts.lines().map(str::to_owned).collect();
         Ok(Self { json: serde_json::from_str(run)?, means, pictures, prompts })

@@ -62,6 +62,7 @@ const SETTINGS: [Setting; 18] = [
 
 /// All of it.
 #[derive(Debug, Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag that is given or not")]
 pub(super) struct Options {
     pub(super) quick: bool,
     pub(super) tune: bool,

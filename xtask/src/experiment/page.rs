@@ -244,7 +244,9 @@ fn effects(run: &Run) -> String {
         text.push('\n');
     };
     for (baseline, variants) in TABLES {
-        variants.iter().for_each(|variant| table(variant, baseline));
+        for variant in variants {
+            table(variant, baseline);
+        }
     }
     let high = run.setting("high-guidance");
     table(&format!("both-{high}"), &format!("none-{high}"));
@@ -405,8 +407,8 @@ mod tests {
 
     #[test]
     fn a_hypothesis_of_two_halves_needs_both() {
-        let with = |first, second| summary("tenengrad", &[first, second]);
         use Verdict::{Improved, ImprovedWithNoise, NoEffectShown};
+        let with = |first, second| summary("tenengrad", &[first, second]);
         assert!(with(Improved, Improved).contains("holds in both halves"));
         assert!(with(Improved, NoEffectShown).contains("cannot be laid to the LoRA"));
         assert!(with(ImprovedWithNoise, Improved).contains("does not hold"));
