@@ -3,7 +3,9 @@
 //! ```text
 //! DIR/experiment.json                what was asked
 //! DIR/pictures/000-7-both.png        prompt, seed, variant; the request rides inside
+//! DIR/follow.jsonl                   what the model says of prompt and picture, where it is asked
 //! DIR/results.jsonl                  one line per picture
+//! DIR/sheet.webp                     a few prompts in every variant
 //! DIR/report.html
 //! ```
 //!

@@ -12,6 +12,7 @@ use unwrong::{Error, Pipeline, Result};
 
 use crate::experiment::Cell;
 use crate::measure::{lines, measure};
+use crate::sheet::sheet;
 use crate::summary::{Comparison, compare};
 use crate::{Experiment, Folder, report};
 
@@ -45,6 +46,9 @@ pub fn run(
     // Seeds change nothing of what may be wrong with a request.
     let first = experiment.one_seed(pipeline.defaults());
     pipeline.check(&requests(&first), &mut watch)?;
+    if experiment.follow.is_some() {
+        pipeline.check_captions(&first[0].request)?;
+    }
     let cells = experiment.cells(pipeline.defaults());
     let _lock = folder.lock()?;
     let missing = missing(pipeline, experiment, folder, &cells)?;
@@ -62,10 +66,11 @@ pub fn run(
         watch.draw(pipeline, &cell.request, &mut write)?;
     }
 
-    let rows = measure(experiment, folder, &cells, watch.progress)?;
+    let rows = measure(pipeline, experiment, folder, &cells, watch.progress)?;
     let comparisons = compare(experiment, &rows);
     let page = report::page(experiment, folder, &rows, &comparisons)?;
     folder.write("results.jsonl", lines(experiment, &rows).as_bytes())?;
+    folder.write("sheet.webp", &sheet(experiment, folder, &rows)?)?;
     folder.write("report.html", page.as_bytes())?;
     Ok(Outcome {
         results: folder.file("results.jsonl"),

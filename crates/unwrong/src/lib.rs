@@ -14,6 +14,7 @@
 //! | 10 | write | pixels → file, the request inside | [`picture`] |
 
 pub mod bench;
+pub mod captions;
 pub mod catalog;
 pub mod compare;
 mod denoiser;
