@@ -134,17 +134,16 @@ fn body(facts: &Facts<'_>, options: &CardOptions) -> String {
     if !options.samples.is_empty() {
         text.push_str("\n<Gallery />\n");
     }
-    text.push_str("\n## Trigger\n\n");
-    text.push_str(&match trigger(facts) {
+    let told = match trigger(facts) {
         Some(word) if options.is_negative => format!(
             "{} in the negative prompt: it names what the pictures should not be.\n",
             code(word)
         ),
         Some(word) => format!("{} in the prompt.\n", code(word)),
         None => "None of its own: every picture was trained with a caption.\n".to_owned(),
-    });
-    text.push_str(&usage(facts, options, &file));
-    text.push_str(&training(facts));
+    };
+    let sections = ["\n## Trigger\n\n", &told, &usage(facts, options, &file), &training(facts)];
+    text.extend(sections);
     text
 }
 

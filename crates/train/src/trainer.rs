@@ -317,7 +317,9 @@ impl<'a> Trainer<'a> {
             let answers = answer.flatten_all()?.to_vec1::<f32>()?;
             let (sum, mut gradient) = loss(&answers, &samples, share);
             value = sum;
-            gradient.iter_mut().for_each(|x| *x = (f64::from(*x) * weight) as f32);
+            for slope in &mut gradient {
+                *slope = (f64::from(*slope) * weight) as f32;
+            }
             Ok(Tensor::from_vec(gradient, answer.shape(), answer.device())?)
         })?;
         let pairs = self.layers.iter().zip(gradients.as_chunks_mut::<2>().0);

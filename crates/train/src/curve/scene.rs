@@ -66,9 +66,9 @@ pub(super) fn curve(losses: &[f32]) -> Vec<Shape> {
         shapes.push(line(vec![[x(step), BOTTOM], [x(step), BOTTOM + 5.0]], 1.0, INK));
         shapes.push(text([x(step), BOTTOM + 20.0], Anchor::Middle, format!("{step}")));
     }
-    shapes.push(text([(LEFT + RIGHT) / 2.0, HEIGHT - 14.0], Anchor::Middle, "step".to_owned()));
+    shapes.push(text([LEFT.midpoint(RIGHT), HEIGHT - 14.0], Anchor::Middle, "step".to_owned()));
     shapes.push(Shape::Text {
-        at: [20.0, (TOP + BOTTOM) / 2.0],
+        at: [20.0, TOP.midpoint(BOTTOM)],
         size: 13.0,
         anchor: Anchor::Middle,
         upright: true,
