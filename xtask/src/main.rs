@@ -99,7 +99,7 @@ fn docs() -> Result<()> {
         .arg("the_command_reference_is_current")
         .env("UNWRONG_WRITE_DOCS", "1"))?;
     run(cargo().args(["run", "--release", "--package", "unwrong-cli", "--", "compare"]).args([
-        "a red apple, (flat)++",
+        "a rocket",
         "--seed",
         "7",
         "-o",

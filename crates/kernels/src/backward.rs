@@ -8,9 +8,11 @@ mod activation;
 mod conv;
 mod linear;
 mod norm;
+mod outer;
 
 pub(crate) use activation::times_gelu;
 pub use activation::{activate_backward, geglu_backward};
-pub use conv::conv2d_backward;
-pub use linear::linear_backward;
+pub use conv::{conv2d_backward, conv2d_filters_backward};
+pub use linear::{Added, linear_backward, linear_backward_onto};
 pub use norm::{group_norm_backward, layer_norm_backward};
+pub use outer::outer_sum;

@@ -27,6 +27,8 @@ const ROW_BLOCK: usize = 96;
 /// Most rows of a task: few, so that operands and sums stay in cache, but enough to make packing
 /// the weight cheap.
 pub(crate) const TASK_ROWS: usize = 192;
+/// Fewer rows are not worth packing the columns' weights for once more.
+const LEAST_ROWS: usize = 48;
 /// Most columns of a task.
 pub(crate) const TASK_COLUMNS: usize = 320;
 
@@ -122,6 +124,12 @@ impl Grid {
     ) -> Self {
         let work = rows.saturating_mul(columns).saturating_mul(depth);
         let wanted = parallel::wanted_tasks(work);
+        // A few rows too many: narrower tasks instead, and the weight is packed once.
+        let (most_rows, most_columns) = if rows > most_rows && rows <= most_rows + most_rows / 2 {
+            (rows, most_columns / 2)
+        } else {
+            (most_rows, most_columns)
+        };
         let mut row_parts = rows.div_ceil(most_rows).max(1);
         let mut column_parts = columns.div_ceil(most_columns).max(1);
         if row_parts * column_parts < wanted {
@@ -129,6 +137,11 @@ impl Grid {
             let most = rows.div_ceil(TASK_ROWS);
             row_parts = row_parts.max(wanted.div_ceil(column_parts).min(most));
             column_parts = column_parts.max(wanted.div_ceil(row_parts).min(columns.div_ceil(64)));
+            // A narrow product has few parts: no thread should wait for another's last one.
+            if row_parts * column_parts < wanted {
+                let even = row_parts.next_multiple_of(rayon::current_num_threads());
+                row_parts = even.min(rows.div_ceil(LEAST_ROWS)).max(row_parts);
+            }
         }
         Self {
             rows,

@@ -22,6 +22,7 @@
 )]
 #![expect(unsafe_code, reason = "vector instructions, and threads that fill parts of one vector")]
 
+mod alarm;
 mod attention;
 mod backward;
 mod buffer;
@@ -42,13 +43,14 @@ pub mod reference;
 mod simd;
 mod winograd;
 
+pub use alarm::Alarm;
 pub use attention::{
     AttentionPass, AttentionShape, Tokens, attention, attention_backward, attention_strided,
     attention_with_log_sum,
 };
 pub use backward::{
-    activate_backward, conv2d_backward, geglu_backward, group_norm_backward, layer_norm_backward,
-    linear_backward,
+    Added, activate_backward, conv2d_backward, conv2d_filters_backward, geglu_backward,
+    group_norm_backward, layer_norm_backward, linear_backward, linear_backward_onto, outer_sum,
 };
 pub use conv::{Conv, ConvEpilogue, Fold, conv2d, conv2d_folded, conv2d_into, conv2d_rows_into};
 pub use elementwise::{activate, geglu};

@@ -5,9 +5,10 @@ mod common;
 use common::{Random, Stored, close, close_to, each_isa};
 use proptest::prelude::*;
 use unwrong_kernels::{
-    Activation, AttentionPass, AttentionShape, Conv, ConvEpilogue, Epilogue, GroupNorm,
-    activate_backward, attention_backward, attention_with_log_sum, conv2d_backward, geglu_backward,
-    group_norm_backward, layer_norm_backward, linear_backward, reference,
+    Activation, Added, AttentionPass, AttentionShape, Conv, ConvEpilogue, Epilogue, GroupNorm,
+    activate_backward, attention_backward, attention_with_log_sum, conv2d_backward,
+    conv2d_filters_backward, geglu_backward, group_norm_backward, layer_norm_backward,
+    linear_backward, linear_backward_onto, outer_sum, reference,
 };
 
 const ACTIVATIONS: [Activation; 4] =
@@ -37,6 +38,36 @@ proptest! {
     }
 
     #[test]
+    fn of_a_linear_layer_with_a_branch_onto_what_is_there(
+        rows in size(), inputs in size(), outputs in size(), rank in 1_usize..70, seed: u64,
+    ) {
+        let mut random = Random(seed);
+        let (dy, hidden) = (random.numbers(rows * outputs), random.numbers(rows * rank));
+        let weight = Stored::new(&mut random, 1, 0, outputs, inputs);
+        let down = Stored::new(&mut random, 0, 0, rank, inputs);
+        let there = random.numbers(rows * inputs);
+        let expected: Vec<f32> = reference::linear_backward(&dy, rows, weight.matrix())
+            .into_iter()
+            .zip(reference::linear_backward(&hidden, rows, down.matrix()))
+            .zip(&there)
+            .map(|((a, b), c)| a + b + c)
+            .collect();
+        each_isa(|| {
+            let (onto, branch) = (Some(there.clone()), Some((&hidden[..], down.matrix())));
+            let found = linear_backward_onto(&dy, rows, weight.matrix(), Added { onto, branch });
+            close(&found, &expected, outputs + rank + 1);
+        });
+    }
+
+    #[test]
+    fn of_a_thin_matrix(rows in size(), rank in 1_usize..9, width in prop_oneof![size(), Just(1030)], seed: u64) {
+        let mut random = Random(seed);
+        let (a, b) = (random.numbers(rows * rank), random.numbers(rows * width));
+        let expected = reference::outer_sum(&a, &b, rows);
+        each_isa(|| close(&outer_sum(&a, &b, rows), &expected, rows));
+    }
+
+    #[test]
     fn of_a_convolution(
         batch in 1_usize..3, h in 1_usize..10, w in 1_usize..10,
         channels in prop_oneof![1_usize..20, Just(41), Just(70)],
@@ -54,6 +85,10 @@ proptest! {
         let conv = Conv { weight: weight.matrix(), kernel, stride, padding, upsample };
         let shape = [batch, h, w, channels];
         let dy = random.numbers(conv.output_shape(shape).iter().product());
+        let x = random.numbers(shape.iter().product());
+        let filters = reference::conv2d_filters_backward(&dy, &x, &conv, shape);
+        let pixels = dy.len() / outputs;
+        each_isa(|| close(&conv2d_filters_backward(&dy, &x, &conv, shape), &filters, pixels));
         let expected = reference::conv2d_backward(&dy, &conv, shape);
         each_isa(|| {
             // Winograd's factors cost up to a hundred roundings.

@@ -3,14 +3,15 @@
 //! A layer holds views of its frozen weights and its checkpoint name; what a LoRA does to it is
 //! looked up by that name in the [`Run`], so a change of scale touches no network.
 
-use candle_core::Tensor;
+use candle_core::{D, Shape, Tensor};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::files::{FrozenWeight, WeightPath};
 use crate::lora::{LayerAdapters, Trained};
+use crate::ops::tape::Trains;
 use crate::ops::{
-    self, Activation, Affine, Convolution, DoubledHalf, GroupNorm, Image, Mask, Ops, Product,
-    Window, tracked,
+    self, Activation, Affine, Convolution, DoubledHalf, GroupNorm, Image, Mask, Ops, Product, Tape,
+    Window, graph,
 };
 
 /// Told every block's name and output; used by the parity tests.
@@ -27,6 +28,15 @@ pub enum Extent {
     Outline,
 }
 
+/// A pass whose gradients are wanted.
+#[derive(Clone, Copy)]
+pub struct Training<'a> {
+    /// What is trained.
+    pub trained: &'a Trained,
+    /// Where the kernels record what they do; without it, candle's graph does.
+    pub tape: Option<&'a Tape>,
+}
+
 /// What one pass through a network carries beside its inputs.
 #[derive(Clone, Copy)]
 pub struct Run<'a> {
@@ -34,8 +44,8 @@ pub struct Run<'a> {
     pub ops: Ops,
     /// What the LoRA files do to this network.
     pub adapters: &'a LayerAdapters,
-    /// What is being trained: then every operation has a backward.
-    pub trained: Option<&'a Trained>,
+    /// What is being trained: then every operation has a way back.
+    pub training: Option<Training<'a>>,
     /// How much of a unit is computed.
     pub extent: Extent,
     /// Sees the output of every block.
@@ -46,7 +56,7 @@ impl<'a> Run<'a> {
     /// A run that nobody watches.
     #[must_use]
     pub fn new(ops: Ops, adapters: &'a LayerAdapters) -> Self {
-        Self { ops, adapters, trained: None, extent: Extent::Whole, observer: None }
+        Self { ops, adapters, training: None, extent: Extent::Whole, observer: None }
     }
 
     /// The same run without what is not exact.
@@ -77,10 +87,26 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    fn conv2d(&self, x: &Image, conv: &Convolution<'_>, residual: Option<Image>) -> Result<Image> {
-        match self.trained {
-            None => ops::conv2d(self.ops, x, conv, residual),
-            Some(_) => tracked::conv2d(self.ops, x, conv, residual, self.extent),
+    fn tape(&self) -> Option<&'a Tape> {
+        self.training.and_then(|training| training.tape)
+    }
+
+    /// A convolution of the layer `name`.
+    fn conv2d(
+        &self,
+        name: &str,
+        x: &Image,
+        conv: &Convolution<'_>,
+        residual: Option<Image>,
+    ) -> Result<Image> {
+        let branch = self.training.and_then(|training| training.trained.get(name));
+        match (self.tape(), branch) {
+            (Some(tape), branch) => {
+                let trains = branch.map(|branch| Trains { name, branch });
+                tape.conv2d(x, conv, trains, residual, self.extent)
+            }
+            (None, Some(branch)) => graph::conv2d(x, conv, branch, residual),
+            (None, None) => ops::conv2d(self.ops, x, conv, residual),
         }
     }
 
@@ -93,9 +119,27 @@ impl<'a> Run<'a> {
         heads: usize,
         mask: Mask<'_>,
     ) -> Result<Tensor> {
-        match self.trained {
-            None => ops::attention(self.ops, q, k, v, heads, mask),
-            Some(_) => tracked::attention(self.ops, [q, k, v], heads, mask),
+        match (self.tape(), mask) {
+            (Some(tape), Mask::None) => tape.attention([q, k, v], heads, false),
+            (Some(tape), Mask::Causal) => tape.attention([q, k, v], heads, true),
+            (Some(_), Mask::CausalKeys(_)) => Err(Error::NoBackward { op: "attention" }),
+            (None, _) => ops::attention(self.ops, q, k, v, heads, mask),
+        }
+    }
+
+    /// The same numbers in another shape.
+    pub(crate) fn reshape(&self, x: &Tensor, shape: impl Into<Shape>) -> Result<Tensor> {
+        match self.tape() {
+            Some(tape) => tape.reshape(x, shape),
+            None => Ok(x.reshape(shape.into())?),
+        }
+    }
+
+    /// Both tensors side by side along the last axis.
+    pub(crate) fn joined(&self, parts: [&Tensor; 2]) -> Result<Tensor> {
+        match self.tape() {
+            Some(tape) => tape.joined(parts),
+            None => Ok(Tensor::cat(&parts, D::Minus1)?),
         }
     }
 
@@ -134,11 +178,6 @@ impl Linear {
         })
     }
 
-    /// Its checkpoint key without `.weight`.
-    pub(crate) fn name(&self) -> &str {
-        &self.name
-    }
-
     pub(crate) fn forward(&self, run: &Run<'_>, x: &Tensor) -> Result<Tensor> {
         self.fused(run, x, Activation::None, None)
     }
@@ -164,11 +203,15 @@ impl Linear {
         residual: Option<&Tensor>,
     ) -> Result<Tensor> {
         let product = run.product(self);
-        match run.trained {
-            None => ops::linear(run.ops, x, product, activation, residual),
-            Some(trained) => {
-                let branch = trained.get(&self.name);
-                tracked::linear(run, x, product, branch, activation, residual)
+        let Some(training) = run.training else {
+            return ops::linear(run.ops, x, product, activation, residual);
+        };
+        let branch = training.trained.get(&self.name);
+        match training.tape {
+            None => graph::linear(x, product, branch, activation, residual),
+            Some(tape) => {
+                let trains = branch.map(|branch| Trains { name: &self.name, branch });
+                tape.linear(x, product, trains, activation, residual, run.extent)
             }
         }
     }
@@ -206,7 +249,7 @@ impl Conv {
     }
 
     pub(crate) fn image(&self, run: &Run<'_>, x: &Image) -> Result<Image> {
-        run.conv2d(x, &self.plain(run), None)
+        run.conv2d(&self.weights.name, x, &self.plain(run), None)
     }
 
     /// The convolution of `norm(x)`, plus `per_image` `[B, O]`, plus `residual`.
@@ -219,7 +262,7 @@ impl Conv {
         residual: Option<Image>,
     ) -> Result<Image> {
         let conv = Convolution { norm: Some(norm), per_image, ..self.plain(run) };
-        run.conv2d(x, &conv, residual)
+        run.conv2d(&self.weights.name, x, &conv, residual)
     }
 
     fn plain<'l>(&'l self, run: &Run<'l>) -> Convolution<'l> {
@@ -259,11 +302,12 @@ impl Upsample {
         if (height, width) == (2 * h, 2 * w) {
             return self.forward(run, x);
         }
-        // `floor(i · h / (2h − 1)) = floor(i / 2)` for every row, so PyTorch's nearest
-        // interpolation to an odd size is the doubled image without its last row.
-        let doubled = ops::upsample_2x(x)?.narrow(1, 0, height)?.narrow(2, 0, width)?;
+        let doubled = match run.tape() {
+            Some(tape) => tape.doubled(x, height, width)?,
+            None => ops::doubled(x, height, width)?,
+        };
         let conv = Convolution::plain(run.product(&self.conv.weights), Window::same(3));
-        run.conv2d(&doubled.contiguous()?.into(), &conv, None)?.into_tensor()
+        run.conv2d(&self.conv.weights.name, &doubled.into(), &conv, None)?.into_tensor()
     }
 }
 
@@ -286,18 +330,18 @@ impl Norm {
 
     /// Over the last axis.
     pub(crate) fn layer(&self, run: &Run<'_>, x: &Tensor) -> Result<Tensor> {
-        match run.trained {
+        match run.tape() {
+            Some(tape) => tape.layer_norm(x, self.affine()),
             None => ops::layer_norm(run.ops, x, self.affine()),
-            Some(_) => tracked::layer_norm(run.ops, x, self.affine()),
         }
     }
 
     /// Over groups of channels of `[B, H, W, C]`.
     pub(crate) fn group(&self, run: &Run<'_>, x: &Tensor, groups: usize) -> Result<Tensor> {
         let norm = GroupNorm { groups, affine: self.affine(), silu: false };
-        match run.trained {
+        match run.tape() {
+            Some(tape) => tape.group_norm(x, norm),
             None => ops::group_norm(run.ops, x, norm),
-            Some(_) => tracked::group_norm(run.ops, x, norm),
         }
     }
 
@@ -354,11 +398,6 @@ impl Resnet {
             conv2: Conv::load(&weights.path("conv2"), outputs, outputs, 3)?,
             conv_shortcut,
         })
-    }
-
-    /// Its checkpoint name.
-    pub(crate) fn name(&self) -> &str {
-        &self.name
     }
 
     /// `x`: `[B, H, W, inputs]`; `embedding`: SiLU of the time embedding, `[B, E]`.

@@ -12,7 +12,7 @@ use unwrong_models::Run;
 use unwrong_models::files::{Folder, ModelParts};
 use unwrong_models::lora::{Branch, LayerAdapters, Targets, Trained};
 use unwrong_models::ops::Ops;
-use unwrong_models::unet::{Prepared, Unet};
+use unwrong_models::unet::{Prepared, TrainingPass, Unet};
 use unwrong_train::{AdamW, AdamWOptions, Layer, LayerChoice, Sample, clip, loss};
 
 #[derive(Clone, Copy, Deserialize)]
@@ -98,9 +98,11 @@ impl Case {
             trained.insert(&layer.name, Branch { down, up, scale: self.scale, dropout: None });
         }
         let mut value = 0.0;
+        let (trained, latents, timesteps) = (&trained, &self.noisy, &self.timesteps);
+        let pass = TrainingPass { ops, trained, latents, timesteps, prepared, keep: 0 };
         let found = self
             .unet
-            .gradients(ops, &trained, &self.noisy, &self.timesteps, prepared, |answer| {
+            .gradients(&pass, |answer| {
                 let answers = answer.flatten_all()?.to_vec1::<f32>()?;
                 let (sum, gradient) = loss(&answers, &self.samples, 1.0);
                 value = sum;

@@ -9,7 +9,7 @@ use candle_core::Tensor;
 use unwrong_models::layers::Run;
 use unwrong_models::lora::{self, Branch, Trained};
 use unwrong_models::text_encoder::TokenRow;
-use unwrong_models::unet::Prepared;
+use unwrong_models::unet::{KEPT_BYTES, Prepared, TrainingPass};
 use unwrong_prompt::{CHUNK_TOKENS, Prompt};
 
 use crate::error::{Error, Result};
@@ -156,11 +156,13 @@ impl Pipeline {
         )?;
         case.time(step_before(case.size), |size| {
             let latents = self.invented(&latents_of(size, case.batch, config.in_channels))?;
-            let (trained, timesteps) = (&trained, vec![TIMESTEP; case.batch]);
+            let (ops, trained, timesteps) = (run.ops, &trained, vec![TIMESTEP; case.batch]);
+            let keep = KEPT_BYTES;
             Ok(move || {
+                let (latents, timesteps) = (&latents, &timesteps[..]);
+                let pass = TrainingPass { ops, trained, latents, timesteps, prepared, keep };
                 // The slope of half the squared answer.
-                let slope = |answer: &Tensor| Ok(answer.clone());
-                Ok(unet.gradients(run.ops, trained, &latents, &timesteps, prepared, slope)?)
+                Ok(unet.gradients(&pass, |answer| Ok(answer.clone()))?)
             })
         })
     }

@@ -15,11 +15,11 @@ pub(super) const EXAMPLES: &str = "Examples:
   unwrong eval --prompts prompts.txt --variant none --variant both \\
       --variant half:wrong=0.5 --variant \"plain:negative-prompt=blurry, ugly\" -o eval/
 
-The default variants: none; word (`wrong` as the negative prompt, no LoRA); lora (the
-wrong-LoRA, no negative prompt); both (the method); keywords (the 13 keywords as the
-negative prompt, no LoRA). Keys of others: negative-prompt=TEXT, wrong=SCALE (the LoRA and
-its word), lora=SCALE (the LoRA without it), guidance-scale=N, prefix=TEXT, suffix=TEXT;
-a SCALE of `auto` is the model's own; `\\,` is a comma inside a text before `key=`.";
+The default variants: none; word (`wrong` as the negative prompt, no LoRA); lora (the \
+wrong-LoRA, no negative prompt); both (the method); keywords (the 13 keywords as the negative \
+prompt, no LoRA). Keys of others: negative-prompt=TEXT, wrong=SCALE (the LoRA and its word), \
+lora=SCALE (the LoRA without it), guidance-scale=N, prefix=TEXT, suffix=TEXT; a SCALE of `auto` \
+is the model's own; `\\,` is a comma inside a text before `key=`.";
 
 #[derive(Debug, Args)]
 #[command(mut_arg("seed", |arg| arg.hide(true)))]

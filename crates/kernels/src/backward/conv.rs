@@ -7,6 +7,7 @@
 use rayon::prelude::*;
 
 use super::linear::linear_backward;
+use super::outer::outer_sum;
 use crate::buffer::Output;
 use crate::conv::{Conv, ConvEpilogue, conv2d};
 use crate::matrix::Matrix;
@@ -47,6 +48,72 @@ pub fn conv2d_backward(dy: &[f32], conv: &Conv<'_>, shape: [usize; 4]) -> Vec<f3
         conv2d(&spread, spread_shape, &turned, &none).0
     };
     if conv.upsample { summed_by_two(&dx, shape) } else { dx }
+}
+
+/// The gradient for a convolution's filters: a thin one's, such as a `LoRA` trains.
+///
+/// # Shapes
+/// - `dy`: `[B, OH, OW, O]`, see [`Conv::output_shape`]; `x`: `[B, H, W, C]` as `shape` says
+/// - result: `[O, C, kernel, kernel]`
+///
+/// # Panics
+/// If a length does not fit.
+#[must_use]
+pub fn conv2d_filters_backward(
+    dy: &[f32],
+    x: &[f32],
+    conv: &Conv<'_>,
+    shape: [usize; 4],
+) -> Vec<f32> {
+    let output_shape @ [batch, output_h, output_w, outputs] = conv.output_shape(shape);
+    let [_, _, _, channels] = shape;
+    assert_eq!(dy.len(), output_shape.iter().product::<usize>(), "gradient of a convolution");
+    assert_eq!(x.len(), shape.iter().product::<usize>(), "image of a convolution");
+    let taps = conv.kernel * conv.kernel;
+    let mut gradient = vec![0.0; outputs * channels * taps];
+    for tap in 0..taps {
+        let seen = seen_by(tap, x, conv, shape, output_shape);
+        let sums = outer_sum(dy, &seen, batch * output_h * output_w);
+        for (place, sum) in gradient.iter_mut().skip(tap).step_by(taps).zip(sums) {
+            *place = sum;
+        }
+    }
+    gradient
+}
+
+/// What one tap reads for every output pixel, `[B, OH, OW, C]`.
+fn seen_by(
+    tap: usize,
+    x: &[f32],
+    conv: &Conv<'_>,
+    [_, h, w, channels]: [usize; 4],
+    [batch, output_h, output_w, _]: [usize; 4],
+) -> Vec<f32> {
+    let factor = 1 + usize::from(conv.upsample);
+    let source = |place: usize, offset: usize, padding: usize, size: usize| {
+        let position = (place * conv.stride + offset).checked_sub(padding)? / factor;
+        (position < size).then_some(position)
+    };
+    let mut seen = Output::new(batch * output_h * output_w * channels);
+    let memory = seen.shared();
+    let line = output_w * channels;
+    parallel::for_each(batch * output_h, 2 * batch * output_h * line, |index| {
+        let (image, y) = (index / output_h, index % output_h);
+        // SAFETY: each task has its own line; it is only written.
+        let places = unsafe { memory.part(index * line..(index + 1) * line) };
+        let y = source(y, tap / conv.kernel, conv.padding[0], h);
+        for (x_place, place) in places.chunks_exact_mut(channels.max(1)).enumerate() {
+            let column = source(x_place, tap % conv.kernel, conv.padding[2], w);
+            if let (Some(y), Some(column)) = (y, column) {
+                let start = ((image * h + y) * w + column) * channels;
+                place.copy_from_slice(&x[start..start + channels]);
+            } else {
+                place.fill(0.0);
+            }
+        }
+    });
+    // SAFETY: the lines cover it.
+    unsafe { seen.finish() }
 }
 
 /// The filters as `[C, O · kernel²]`, each with its taps in reverse order.

@@ -21,22 +21,64 @@ use crate::simd::{LANES, Simd};
 /// If a length does not fit.
 #[must_use]
 pub fn linear_backward(dy: &[f32], rows: usize, weight: Matrix<'_>) -> Vec<f32> {
+    linear_backward_onto(dy, rows, weight, Added::default())
+}
+
+/// What [`linear_backward_onto`] adds.
+#[derive(Debug, Default)]
+pub struct Added<'a> {
+    /// `[rows, weight.cols()]`; its memory becomes the result's.
+    pub onto: Option<Vec<f32>>,
+    /// A second product, as of a low-rank branch: `[rows, rank]` and its weight
+    /// `[rank, weight.cols()]`.
+    pub branch: Option<(&'a [f32], Matrix<'a>)>,
+}
+
+/// As [`linear_backward`], with what is `added`.
+///
+/// # Panics
+/// If a length does not fit.
+#[must_use]
+pub fn linear_backward_onto(
+    dy: &[f32],
+    rows: usize,
+    weight: Matrix<'_>,
+    added: Added<'_>,
+) -> Vec<f32> {
     let isa = Isa::current();
     let inputs = weight.cols;
     assert_eq!(dy.len(), rows * weight.rows, "gradient of a linear layer");
-    let left = Dense { x: dy, width: weight.rows };
-    let right = Columns(weight);
-    let depth = Depth::new(weight.rows, 1);
-    let mut output = Output::new(rows * inputs);
+    let add = added.onto.is_some();
+    let mut output = match added.onto {
+        Some(onto) => {
+            assert_eq!(onto.len(), rows * inputs, "what a gradient is added to");
+            Output::of(onto)
+        }
+        None => Output::new(rows * inputs),
+    };
+    if let Some((hidden, down)) = added.branch {
+        assert_eq!((hidden.len(), down.cols), (rows * down.rows, inputs), "gradient of a branch");
+    }
+    let whole = product(dy, weight);
+    let branch = added.branch.map(|(hidden, down)| product(hidden, down));
     let memory = output.shared();
     Grid::new(rows, inputs, weight.rows).for_each(|rows, columns| {
         let start = rows.start * inputs + columns.start;
-        let target = Target { memory, start, stride: inputs, add: false };
-        // SAFETY: tasks do not overlap.
-        unsafe { multiply(isa, (&left, &right), depth, rows, columns, target, |_| {}) };
+        let mut target = Target { memory, start, stride: inputs, add };
+        for (left, right, depth) in [Some(&whole), branch.as_ref()].into_iter().flatten() {
+            let part = (rows.clone(), columns.clone());
+            // SAFETY: tasks do not overlap.
+            unsafe { multiply(isa, (left, right), *depth, part.0, part.1, target, |_| {}) };
+            target.add = true;
+        }
     });
     // SAFETY: the grid covers the output.
     unsafe { output.finish() }
+}
+
+/// The operands of `dy · weight`, and how deep it is.
+fn product<'a>(dy: &'a [f32], weight: Matrix<'a>) -> (Dense<'a>, Columns<'a>, Depth) {
+    (Dense { x: dy, width: weight.rows }, Columns(weight), Depth::new(weight.rows, 1))
 }
 
 /// A weight whose columns are the outputs and whose rows the inputs.

@@ -109,6 +109,49 @@ pub fn linear_backward(dy: &[f32], rows: usize, weight: Matrix<'_>) -> Vec<f32> 
     dx
 }
 
+/// See [`crate::outer_sum`].
+#[must_use]
+pub fn outer_sum(a: &[f32], b: &[f32], rows: usize) -> Vec<f32> {
+    let (rank, width) = (a.len() / rows, b.len() / rows);
+    let sum = |k: usize, column: usize| -> f64 {
+        let term = |row| f64::from(a[row * rank + k]) * f64::from(b[row * width + column]);
+        (0..rows).map(term).sum()
+    };
+    (0..rank * width).map(|index| sum(index / width, index % width) as f32).collect()
+}
+
+/// See [`crate::conv2d_filters_backward`].
+#[must_use]
+pub fn conv2d_filters_backward(
+    dy: &[f32],
+    x: &[f32],
+    conv: &Conv<'_>,
+    shape: [usize; 4],
+) -> Vec<f32> {
+    let [batch, h, w, channels] = shape;
+    let [_, output_h, output_w, outputs] = conv.output_shape(shape);
+    let factor = if conv.upsample { 2 } else { 1 };
+    let mut gradient = Vec::new();
+    for (output, channel) in (0..outputs).flat_map(|o| (0..channels).map(move |c| (o, c))) {
+        for (ky, kx) in (0..conv.kernel).flat_map(|ky| (0..conv.kernel).map(move |kx| (ky, kx))) {
+            let mut sum = 0.0;
+            for (pixel, dy) in
+                dy.chunks_exact(outputs).enumerate().take(batch * output_h * output_w)
+            {
+                let (image, place) = (pixel / (output_h * output_w), pixel % (output_h * output_w));
+                let y = (place / output_w * conv.stride + ky).wrapping_sub(conv.padding[0]);
+                let column = (place % output_w * conv.stride + kx).wrapping_sub(conv.padding[2]);
+                if y < h * factor && column < w * factor {
+                    let read = (image * h + y / factor) * w + column / factor;
+                    sum += f64::from(dy[output]) * f64::from(x[read * channels + channel]);
+                }
+            }
+            gradient.push(sum as f32);
+        }
+    }
+    gradient
+}
+
 /// See [`crate::conv2d_backward`].
 #[must_use]
 pub fn conv2d_backward(dy: &[f32], conv: &Conv<'_>, shape: [usize; 4]) -> Vec<f32> {

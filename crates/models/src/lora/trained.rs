@@ -79,13 +79,13 @@ impl Trained {
         self.0.values().any(|branch| branch.dropout.is_some())
     }
 
-    /// The same matrices as those of a file, for operations without a backward.
+    /// The matrices without dropout as those of a file, for operations that fuse them in.
     pub(crate) fn adapters(&self) -> Result<LayerAdapters> {
         let frozen = |tensor: &Tensor| -> Result<FrozenWeight> {
             Ok(FrozenWeight::from_f32(&tensor.flatten_all()?.to_vec1::<f32>()?, tensor.dims()))
         };
         let mut adapters = LayerAdapters::default();
-        for (name, branch) in &self.0 {
+        for (name, branch) in self.0.iter().filter(|(_, branch)| branch.dropout.is_none()) {
             let (down, up) = (frozen(&branch.down)?, frozen(&branch.up)?);
             let low_rank = LowRank { down, up, scale: branch.scale as f32 };
             adapters.entry(name).low_rank.push(low_rank);

@@ -13,7 +13,7 @@ use super::{Activation, Affine, GroupNorm, Product};
 use crate::error::{Error, Result};
 use crate::files::{Dtype, FrozenWeight};
 
-pub(super) use self::conv::conv2d;
+pub(super) use self::conv::{Norm, conv2d};
 pub(super) use self::doubled::doubled_half;
 
 /// How the frozen part of a product is summed.

@@ -40,11 +40,6 @@ impl Image {
         }
     }
 
-    /// Whether gradients are tracked for it.
-    pub(super) fn tracks(&self) -> bool {
-        matches!(&self.0, Memory::Shared(tensor) if tensor.track_op())
-    }
-
     /// The image as a tensor, without a copy.
     pub fn into_tensor(self) -> Result<Tensor> {
         match self.0 {

@@ -1,17 +1,19 @@
 //! The seam: every hot operation, with two implementations behind it.
 //!
 //! `reference` is plain differentiable candle operations: it runs on every device and is the
-//! oracle of the other. `cpu` is our kernels, as candle custom operations without a backward;
-//! `tracked` are those with one, for training.
+//! oracle of the other. `cpu` is our kernels, as candle custom operations without a backward.
+//! In training the reference operations have candle's graph, the kernels a [`Tape`] of their own.
 //! Networks call the functions here and never ask which one runs.
 //!
 //! Activations are f32 and `[B, H, W, C]` or `[B, T, D]`, so a convolution's output is the
 //! transformer's token list.
 
+mod branch;
 mod cpu;
+pub(crate) mod graph;
 mod image;
 mod reference;
-pub(crate) mod tracked;
+pub(crate) mod tape;
 
 use candle_core::{Device, Tensor};
 
@@ -20,6 +22,7 @@ use crate::files::FrozenWeight;
 use crate::lora::Adapter;
 
 pub use self::image::Image;
+pub use self::tape::Tape;
 
 /// Which implementation of the operations runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -300,6 +303,14 @@ pub fn silu(x: &Tensor) -> Result<Tensor> {
 /// `[B, H, W, C]` → `[B, 2H, 2W, C]`, nearest neighbour.
 pub fn upsample_2x(x: &Tensor) -> Result<Tensor> {
     reference::upsample_2x(x)
+}
+
+/// [`upsample_2x`] up to `height` and `width`, which may be one less than twice the size.
+///
+/// `floor(i · h / (2h − 1)) = floor(i / 2)` for every row, so PyTorch's nearest interpolation to
+/// an odd size is the doubled image without its last row.
+pub(crate) fn doubled(x: &Tensor, height: usize, width: usize) -> Result<Tensor> {
+    Ok(upsample_2x(x)?.narrow(1, 0, height)?.narrow(2, 0, width)?.contiguous()?)
 }
 
 /// Whether the fused kernels know this product: a frozen weight and low-rank terms.

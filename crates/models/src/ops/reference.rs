@@ -6,7 +6,7 @@
 
 use candle_core::{D, Device, Tensor};
 
-use super::{Activation, Affine, Convolution, GroupNorm, Image, Mask, Product};
+use super::{Activation, Affine, Convolution, GroupNorm, Image, Mask, Product, Window};
 use crate::error::Result;
 use crate::files::FrozenWeight;
 use crate::lora::Adapter;
@@ -46,15 +46,7 @@ pub(super) fn conv2d(x: &Image, conv: &Convolution<'_>, residual: Option<Image>)
         None => x.to_tensor()?,
     };
     let device = x.device();
-    let x = if window.upsample { upsample_2x(&x)? } else { x.clone() };
-    let [top, bottom, left, right] = window.padding;
-    let padded = x
-        .permute((0, 3, 1, 2))?
-        .contiguous()?
-        .pad_with_zeros(2, top, bottom)?
-        .pad_with_zeros(3, left, right)?;
-    let padded = read_part(padded, window.kernel, window.stride)?;
-
+    let padded = padded(&x, window)?;
     let weight = product_weight(product).to_tensor(device)?;
     let mut y = padded.conv2d(&weight, 0, window.stride, 1, 1)?;
     if let Some(adapter) = product.adapter {
@@ -81,6 +73,18 @@ pub(super) fn conv2d(x: &Image, conv: &Convolution<'_>, residual: Option<Image>)
         y = (y + residual.into_tensor()?)?;
     }
     Ok(y.into())
+}
+
+/// What a convolution reads of `[B, H, W, C]`, as `[B, C, H', W']`.
+pub(super) fn padded(x: &Tensor, window: Window) -> Result<Tensor> {
+    let x = if window.upsample { upsample_2x(x)? } else { x.clone() };
+    let [top, bottom, left, right] = window.padding;
+    let padded = x
+        .permute((0, 3, 1, 2))?
+        .contiguous()?
+        .pad_with_zeros(2, top, bottom)?
+        .pad_with_zeros(3, left, right)?;
+    read_part(padded, window.kernel, window.stride)
 }
 
 /// Without the last row or column that a stride steps over: candle's backward takes height and

@@ -20,6 +20,7 @@ use candle_core::{D, Tensor};
 
 use self::blocks::{DownBlock, MidBlock, UpBlock};
 use self::embedding::{Mlp, sinusoid};
+pub use self::gradients::{KEPT_BYTES, TrainingPass};
 use self::unit::{Context, Kept, Unit};
 use crate::error::{Error, Result};
 use crate::files::{UnetConfig, Weights};

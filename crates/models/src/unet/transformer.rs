@@ -56,10 +56,6 @@ impl Transformer {
         })
     }
 
-    pub(super) fn projections(&self) -> [&str; 2] {
-        [self.proj_in.name(), self.proj_out.name()]
-    }
-
     pub(super) fn list<'a>(&'a self, units: &mut Vec<Unit<'a>>) {
         units.push(Unit::Enter(self));
         units.extend(self.transformer_blocks.iter().map(Unit::Block));
@@ -70,13 +66,15 @@ impl Transformer {
     pub(super) fn enter(&self, run: &Run<'_>, x: &Tensor) -> Result<Tensor> {
         let (batch, height, width, channels) = x.dims4()?;
         let hidden = self.norm.group(run, x, self.groups)?;
-        self.proj_in.forward(&run.last(), &hidden.reshape((batch, height * width, channels))?)
+        let tokens = run.reshape(&hidden, (batch, height * width, channels))?;
+        self.proj_in.forward(&run.last(), &tokens)
     }
 
     /// The tokens `hidden` of `x`, added to it.
     pub(super) fn leave(&self, run: &Run<'_>, hidden: &Tensor, x: &Tensor) -> Result<Tensor> {
-        let residual = x.reshape(hidden.shape())?;
-        let output = self.proj_out.onto(&run.last(), hidden, &residual)?.reshape(x.shape())?;
+        let residual = run.reshape(x, hidden.shape())?;
+        let output = self.proj_out.onto(&run.last(), hidden, &residual)?;
+        let output = run.reshape(&output, x.shape())?;
         run.observe(&self.name, &output);
         Ok(output)
     }
@@ -106,10 +104,6 @@ pub(super) struct TransformerBlock {
 }
 
 impl TransformerBlock {
-    pub(super) fn name(&self) -> &str {
-        &self.name
-    }
-
     fn load(weights: &WeightPath, shape: TransformerShape) -> Result<Self> {
         let TransformerShape { channels, heads, context, .. } = shape;
         let norm = |name: &str| Norm::load(&weights.path(name), channels, LAYER_NORM_EPS);

@@ -4,13 +4,12 @@
 //! unit, and then computes the units once more, last to first, for their gradients; see
 //! [`super::gradients`].
 
-use candle_core::{D, Tensor};
+use candle_core::Tensor;
 
 use super::Prepared;
 use super::transformer::{Transformer, TransformerBlock};
 use crate::error::{Error, Result};
 use crate::layers::{Conv, Norm, Resnet, Run, Upsample};
-use crate::lora::Trained;
 
 /// A part of the network.
 #[derive(Clone, Copy)]
@@ -89,26 +88,6 @@ impl Kept {
 }
 
 impl Unit<'_> {
-    /// Whether any of its layers is trained.
-    pub(super) fn is_trained(&self, trained: &Trained) -> bool {
-        let holds = |name: &str| {
-            trained.iter().any(|(layer, _)| {
-                layer
-                    .strip_prefix(name)
-                    .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
-            })
-        };
-        match *self {
-            Unit::Keep => false,
-            Unit::Conv { name, .. } | Unit::Up { name, .. } => holds(name),
-            Unit::Resnet { resnet, .. } => holds(resnet.name()),
-            Unit::Enter(transformer) => holds(transformer.projections()[0]),
-            Unit::Block(block) => holds(block.name()),
-            Unit::Return(transformer) => holds(transformer.projections()[1]),
-            Unit::Out { .. } => holds("conv_out"),
-        }
-    }
-
     /// The state after it. It takes the memory of the one before where nobody else has it.
     pub(super) fn forward(
         &self,
@@ -127,7 +106,7 @@ impl Unit<'_> {
             Unit::Resnet { resnet, .. } => {
                 let x = match earlier {
                     Some(skip) => {
-                        let joined = Tensor::cat(&[&hidden, &skip], D::Minus1)?;
+                        let joined = run.joined([&hidden, &skip])?;
                         drop((hidden, skip)); // the resnet needs the memory
                         joined
                     }

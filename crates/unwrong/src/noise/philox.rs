@@ -2,8 +2,8 @@
 //!
 //! Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3", with ten rounds. How torch
 //! launches it: `ATen/native/cuda/DistributionTemplates.h`; how cuRAND makes normal numbers of
-//! it: `curand_normal4`. Checked against published values and an independent Philox in
-//! `parity/`; no device has confirmed it yet.
+//! it: `curand_normal4`. Checked against an independent Philox and against an H100, whose own
+//! sine and cosine differ from the rounded ones by up to 2.9e-6.
 
 use std::f32::consts::{PI, TAU};
 

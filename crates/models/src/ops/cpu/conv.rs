@@ -61,7 +61,7 @@ fn layer(window: Window, weight: kernels::Matrix<'_>) -> kernels::Conv<'_> {
 }
 
 /// A group norm with its numbers widened.
-pub(super) struct Norm {
+pub(in crate::ops) struct Norm {
     groups: usize,
     eps: f32,
     weight: Vec<f32>,
@@ -69,7 +69,7 @@ pub(super) struct Norm {
 }
 
 impl Norm {
-    pub(super) fn of(norm: GroupNorm<'_>) -> Self {
+    pub(in crate::ops) fn of(norm: GroupNorm<'_>) -> Self {
         let affine = norm.affine;
         Self {
             groups: norm.groups,
@@ -79,7 +79,7 @@ impl Norm {
         }
     }
 
-    pub(super) fn kernel(&self) -> kernels::GroupNorm<'_> {
+    pub(in crate::ops) fn kernel(&self) -> kernels::GroupNorm<'_> {
         let Self { groups, eps, weight, bias } = self;
         kernels::GroupNorm { groups: *groups, eps: *eps, weight, bias }
     }
