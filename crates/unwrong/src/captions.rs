@@ -136,7 +136,9 @@ impl Pipeline {
             }
         }
         let levels = noising.timesteps.len().max(1) as f64;
-        losses.iter_mut().for_each(|loss| *loss /= levels);
+        for loss in &mut losses {
+            *loss /= levels;
+        }
         Ok(losses)
     }
 
