@@ -274,6 +274,12 @@ fn following(run: &Run) -> Result<String> {
             ],
         );
     }
+    let right = run.mean("none", "follows").unwrap_or_default();
+    let ceiling = if right > 0.99 {
+        "Without any negative prompt nearly all are right: a loss would show, a gain could not.\n\n"
+    } else {
+        ""
+    };
     Ok(format!(
         "## Is the object still there?\n\n\
          The demo model as a classifier: noise of {} levels is added to a picture, the same for \
@@ -281,7 +287,7 @@ fn following(run: &Run) -> Result<String> {
          prompt and under {} other prompts of the list. Right is where the loss is lowest under the \
          picture's own prompt; by chance {}.\n\n\
          | variant | right | margin, % of the loss | to `none` | 95 % interval | p, Holm |\n\
-         |---|---|---|---|---|---|\n{rows}\n\
+         |---|---|---|---|---|---|\n{rows}\n{ceiling}\
          It shows whether the named object can be told from the others, by the model that drew it. \
          It shows no quality, no details, and nothing that this model never learned; a style \
          that suits the judge raises the margin.\n\n",

@@ -81,7 +81,7 @@ const fn claim(
 }
 
 /// In the order of the page: the first one is the hypothesis.
-pub(super) const CLAIMS: [Claim; 10] = [
+pub(super) const CLAIMS: [Claim; 12] = [
     claim("the method, against no negative prompt", "both", "none", None),
     claim("the LoRA's own part, against the word alone", "both", "word", None),
     claim("the word alone, against no negative prompt", "word", "none", None),
@@ -102,6 +102,18 @@ pub(super) const CLAIMS: [Claim; 10] = [
         Some("follows"),
     ),
     claim("the object still there: the LoRA's own part", "both", "word", Some("follows")),
+    claim(
+        "the object clearer to the model: the method, against no negative prompt",
+        "both",
+        "none",
+        Some("follow_margin"),
+    ),
+    claim(
+        "the object clearer to the model: the LoRA's own part",
+        "both",
+        "word",
+        Some("follow_margin"),
+    ),
 ];
 
 #[cfg(test)]
