@@ -103,6 +103,7 @@ impl State {
 
 impl<A> Recycling<A> {
     /// Around `inner`.
+    #[expect(clippy::large_stack_arrays, reason = "an allocator is a static, made by the compiler")]
     pub const fn new(inner: A) -> Self {
         let block = Block { start: std::ptr::null_mut(), layout: Layout::new::<u8>() };
         let state = State { used: 0, peak: 0, kept: 0, blocks: [block; SLOTS], count: 0 };
