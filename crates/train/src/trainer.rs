@@ -5,10 +5,9 @@ use unwrong::Pipeline;
 use unwrong::encode::Conditioning;
 use unwrong::noise::Noise;
 use unwrong::request::NoiseKind;
-use unwrong_models::Run;
 use unwrong_models::files::{FrozenWeight, PredictionType};
-use unwrong_models::lora::{Branch, Dropout, LayerAdapters, LoraLayer, Network, Trained};
-use unwrong_models::unet::{KEPT_BYTES, Prepared, TrainingPass};
+use unwrong_models::lora::{Branch, Dropout, LoraLayer, Network, Trained};
+use unwrong_models::unet::{KEPT_BYTES, Told, TrainingPass};
 
 use crate::data::draws::{Draws, Purpose};
 use crate::data::{Array, Cache, Dataset, Entry, Example, Key};
@@ -208,14 +207,17 @@ impl<'a> Trainer<'a> {
         let noisy: Vec<f32> = samples.iter().flat_map(|sample| &sample.noisy).copied().collect();
         let noisy = Tensor::from_vec(noisy, (batch.len(), height, width, 4), device)?;
         let timesteps: Vec<f32> = samples.iter().map(|sample| sample.timestep as f32).collect();
-        let prepared = self.told(batch)?;
+        let Conditioning { prompt_embeds, pooled_embeds } = &self.told(batch)?;
+        let sizes: Vec<f32> = batch.iter().flat_map(Example::time_ids).collect();
+        let time_ids = Tensor::from_vec(sizes, (batch.len(), 6), device)?;
 
         let pass = TrainingPass {
             ops: self.pipeline.ops().exact(),
             trained: &self.trained(part)?,
             latents: &noisy,
             timesteps: &timesteps,
-            prepared: &prepared,
+            told: Told::Features { prompt_embeds, pooled_embeds },
+            time_ids: &time_ids,
             keep: KEPT_BYTES,
         };
         let mut value = 0.0;
@@ -227,7 +229,7 @@ impl<'a> Trainer<'a> {
         })?;
         let pairs = self.layers.iter().zip(gradients.as_chunks_mut::<2>().0);
         for (layer, [down, up]) in pairs {
-            let Some(gradient) = found.get(&layer.name) else { continue };
+            let Some(gradient) = found.get(Network::Unet, &layer.name) else { continue };
             add(down, &gradient.down)?;
             add(up, &gradient.up)?;
         }
@@ -265,19 +267,15 @@ impl<'a> Trainer<'a> {
     }
 
     /// What the network is told about a batch.
-    fn told(&self, batch: &[Example<'_>]) -> Result<Prepared> {
+    fn told(&self, batch: &[Example<'_>]) -> Result<Conditioning> {
         let told: Vec<_> = batch
             .iter()
             .map(|example| self.conditioning(example.caption))
             .collect::<Result<_>>()?;
         let embeds: Vec<_> = told.iter().map(|told| &told.prompt_embeds).collect();
         let pooled: Vec<_> = told.iter().map(|told| &told.pooled_embeds).collect();
-        let sizes: Vec<f32> = batch.iter().flat_map(Example::time_ids).collect();
-        let sizes = Tensor::from_vec(sizes, (batch.len(), 6), self.pipeline.device())?;
-        let none = LayerAdapters::default();
-        let run = Run::new(self.pipeline.ops().exact(), &none);
-        let (embeds, pooled) = (Tensor::cat(&embeds, 0)?, Tensor::cat(&pooled, 0)?);
-        Ok(self.pipeline.unet().prepare_training(&run, &embeds, &pooled, &sizes)?)
+        let (prompt_embeds, pooled_embeds) = (Tensor::cat(&embeds, 0)?, Tensor::cat(&pooled, 0)?);
+        Ok(Conditioning { prompt_embeds, pooled_embeds })
     }
 
     fn trained(&self, part: u64) -> Result<Trained> {
@@ -297,7 +295,7 @@ impl<'a> Trainer<'a> {
                 scale: options.alpha() / rank as f64,
                 dropout,
             };
-            trained.insert(&layer.name, branch);
+            trained.insert(Network::Unet, &layer.name, branch);
         }
         Ok(trained)
     }

@@ -8,11 +8,10 @@ mod common;
 use candle_core::{Device, Tensor};
 use common::{Goldens, nhwc, root};
 use serde::Deserialize;
-use unwrong_models::Run;
 use unwrong_models::files::{Folder, ModelParts};
-use unwrong_models::lora::{Branch, LayerAdapters, Targets, Trained};
+use unwrong_models::lora::{Branch, Network, Targets, Trained};
 use unwrong_models::ops::Ops;
-use unwrong_models::unet::{Prepared, TrainingPass, Unet};
+use unwrong_models::unet::{Told, TrainingPass, Unet};
 use unwrong_train::{AdamW, AdamWOptions, Layer, LayerChoice, Sample, clip, loss};
 
 #[derive(Clone, Copy, Deserialize)]
@@ -54,19 +53,6 @@ impl Case {
         Self { goldens, unet, layers, rank, scale, noisy, samples, timesteps }
     }
 
-    fn prepared(&self, ops: Ops) -> Prepared {
-        let inputs = Goldens::open("unet_base");
-        let none = LayerAdapters::default();
-        self.unet
-            .prepare_training(
-                &Run::new(ops, &none),
-                &inputs.tensor("input.encoder_hidden_states"),
-                &inputs.tensor("input.text_embeds"),
-                &inputs.tensor("input.time_ids"),
-            )
-            .unwrap()
-    }
-
     /// The matrices the oracle starts with, `down` and `up` of every layer in turn.
     fn start(&self) -> Vec<Vec<f32>> {
         let numbers = |seed: usize, count: usize, scale: f32| -> Vec<f32> {
@@ -82,12 +68,7 @@ impl Case {
     }
 
     /// Loss and gradients of matrices.
-    fn gradients(
-        &self,
-        ops: Ops,
-        prepared: &Prepared,
-        tensors: &[Vec<f32>],
-    ) -> (f64, Vec<Vec<f32>>) {
+    fn gradients(&self, ops: Ops, tensors: &[Vec<f32>]) -> (f64, Vec<Vec<f32>>) {
         let mut trained = Trained::default();
         for (layer, [down, up]) in self.layers.iter().zip(tensors.as_chunks::<2>().0) {
             let matrix = |values: &[f32], shape: (usize, usize)| {
@@ -95,11 +76,17 @@ impl Case {
             };
             let down = matrix(down, (self.rank, layer.inputs));
             let up = matrix(up, (layer.outputs, self.rank));
-            trained.insert(&layer.name, Branch { down, up, scale: self.scale, dropout: None });
+            let branch = Branch { down, up, scale: self.scale, dropout: None };
+            trained.insert(Network::Unet, &layer.name, branch);
         }
         let mut value = 0.0;
         let (trained, latents, timesteps) = (&trained, &self.noisy, &self.timesteps);
-        let pass = TrainingPass { ops, trained, latents, timesteps, prepared, keep: 0 };
+        let inputs = Goldens::open("unet_base");
+        let prompt_embeds = &inputs.tensor("input.encoder_hidden_states");
+        let pooled_embeds = &inputs.tensor("input.text_embeds");
+        let told = Told::Features { prompt_embeds, pooled_embeds };
+        let time_ids = &inputs.tensor("input.time_ids");
+        let pass = TrainingPass { ops, trained, latents, timesteps, told, time_ids, keep: 0 };
         let found = self
             .unet
             .gradients(&pass, |answer| {
@@ -112,7 +99,7 @@ impl Case {
         assert_eq!(found.len(), self.layers.len());
         let flat = |tensor: &Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
         let gradients = self.layers.iter().flat_map(|layer| {
-            let found = &found[&layer.name];
+            let found = found.get(Network::Unet, &layer.name).unwrap();
             [flat(&found.down), flat(&found.up)]
         });
         (value, gradients.collect())
@@ -151,7 +138,7 @@ fn the_gradient_of_every_matrix_is_that_of_peft() {
     let start = case.start();
     let losses: Vec<f64> = serde_json::from_value(case.goldens.fact("losses").clone()).unwrap();
     for ops in [Ops::Cpu, Ops::Reference] {
-        let (value, gradients) = case.gradients(ops, &case.prepared(ops), &start);
+        let (value, gradients) = case.gradients(ops, &start);
         assert!((value / losses[0] - 1.0).abs() < 1e-5, "{value}, expected {}", losses[0]);
         let most = case.largest_difference("gradient", &gradients);
         println!("| LoRA gradients, {ops:?} | {most:.1e} |");
@@ -167,13 +154,12 @@ fn ten_steps_end_where_peft_and_adamw_end() {
     let losses: Vec<f64> = serde_json::from_value(case.goldens.fact("losses").clone()).unwrap();
     assert!(losses[losses.len() - 1] < 0.9 * losses[0], "the oracle learns nothing");
     for ops in [Ops::Cpu, Ops::Reference] {
-        let prepared = case.prepared(ops);
         let mut tensors = case.start();
         let sizes: Vec<_> = tensors.iter().map(Vec::len).collect();
         let OptimizerFacts { lr, betas, eps, weight_decay, max_grad_norm } = facts;
         let mut optimizer = AdamW::new(AdamWOptions { betas, eps, weight_decay }, &sizes);
         for expected in &losses[..losses.len() - 1] {
-            let (value, mut gradients) = case.gradients(ops, &prepared, &tensors);
+            let (value, mut gradients) = case.gradients(ops, &tensors);
             assert!((value / expected - 1.0).abs() < 1e-3, "{value}, expected {expected}");
             clip(&mut gradients, max_grad_norm);
             optimizer.step(&mut tensors, &gradients, lr);
