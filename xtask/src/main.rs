@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result, bail};
 
 mod bench;
 mod check;
+mod experiment;
 mod parity;
 mod tests;
 
@@ -38,11 +39,12 @@ fn main() -> ExitCode {
 }
 
 fn dispatch(arguments: &[String]) -> Result<()> {
-    let Some((command, rest)) = arguments.split_first() else {
-        bail!("no command\n\n{USAGE}{}", bench::USAGE)
-    };
+    let Some((command, rest)) = arguments.split_first() else { bail!("no command\n\n{}", usage()) };
     if command == "bench" {
         return bench::bench(rest);
+    }
+    if command == "experiment" {
+        return experiment::experiment(rest);
     }
     let options = Options::parse(rest)?;
     match command.as_str() {
@@ -52,11 +54,16 @@ fn dispatch(arguments: &[String]) -> Result<()> {
         "goldens" => parity::goldens(&options),
         "full-size" => parity::full_size(&options),
         "help" | "-h" | "--help" => {
-            say(&format!("{USAGE}{}", bench::USAGE));
+            say(&usage());
             Ok(())
         }
-        other => bail!("there is no command `{other}`\n\n{USAGE}{}", bench::USAGE),
+        other => bail!("there is no command `{other}`\n\n{}", usage()),
     }
+}
+
+/// Every command.
+fn usage() -> String {
+    format!("{USAGE}{}{}", bench::USAGE, experiment::usage())
 }
 
 /// What may follow a command.
@@ -92,7 +99,7 @@ fn docs() -> Result<()> {
         .arg("the_command_reference_is_current")
         .env("UNWRONG_WRITE_DOCS", "1"))?;
     run(cargo().args(["run", "--release", "--package", "unwrong-cli", "--", "compare"]).args([
-        "a red apple, (flat)++",
+        "a rocket",
         "--seed",
         "7",
         "-o",

@@ -7,7 +7,10 @@
 mod eval;
 mod train;
 
+use std::fmt::Display;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use unwrong::lora::Dialect;
@@ -19,7 +22,7 @@ use unwrong::request::{
 use unwrong::wrongs::WEIGHT;
 
 pub(crate) use self::eval::EvalArgs;
-pub(crate) use self::train::TrainArgs;
+pub(crate) use self::train::{CardArgs, TrainArgs};
 
 /// Pictures from prompts with SDXL, and what the wrong-LoRA does to them.
 #[derive(Debug, Parser)]
@@ -81,7 +84,7 @@ const GENERATE_EXAMPLES: &str = "Examples:
   unwrong generate --from apple.webp --steps 50 -o again.png";
 
 const COMPARE_EXAMPLES: &str = "Example:
-  unwrong compare \"a red apple, (flat)++\" --seed 7 -o apple.webp";
+  unwrong compare \"a rocket\" --seed 7 -o rocket.webp";
 
 const WRONGS_EXAMPLES: &str = "Examples:
   unwrong wrongs -o wrong-pictures/ --seed 0
@@ -100,7 +103,7 @@ pub(crate) struct GenerateArgs {
     #[arg(required_unless_present = "from")]
     pub(crate) prompt: Option<String>,
     /// How many pictures; each has a seed of its own, one above the last.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = number::<u32>("a whole number, 1 to 10000"))]
     pub(crate) count: Option<u32>,
     /// Start from the request that a picture carries; what else is given wins.
     #[arg(long, value_name = "PICTURE")]
@@ -150,10 +153,12 @@ pub(crate) struct WrongsArgs {
     #[arg(long, value_name = "WEIGHT", default_value = WEIGHT, allow_hyphen_values = true)]
     pub(crate) weight: String,
     /// Each makes a picture of each keyword [default: 8,9,10,11,12,13].
-    #[arg(long, value_name = "LIST", value_delimiter = ',', conflicts_with = "guidance_scale")]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', conflicts_with = "guidance_scale",
+        value_parser = number::<f64>("numbers, 0 to 1000, with commas between them"))]
     pub(crate) guidance_scales: Vec<f64>,
     /// How many of each; every picture has a seed of its own, one above the last.
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, value_name = "N", default_value_t = 1,
+        value_parser = number::<u32>("a whole number, 1 to 10000"))]
     pub(crate) count: u32,
     /// What training is to say that the pictures show.
     #[arg(long, value_name = "TEXT", default_value = WRONG)]
@@ -186,7 +191,8 @@ pub(crate) struct ModelArgs {
     #[arg(long = "lora", value_name = "PATH[:SCALE]")]
     pub(crate) loras: Vec<LoraRequest>,
     /// Use the model's wrong-LoRA, and put `wrong` in front of the negative prompt.
-    #[arg(long, value_name = "SCALE", num_args = 0..=1, require_equals = true)]
+    #[arg(long, value_name = "SCALE", num_args = 0..=1, require_equals = true,
+        value_parser = number::<f64>("a scale, -100 to 100"))]
     pub(crate) wrong: Option<Option<f64>>,
     /// Another wrong-LoRA than the model's.
     #[arg(long, value_name = "PATH")]
@@ -195,7 +201,7 @@ pub(crate) struct ModelArgs {
     #[arg(long, value_name = "DEVICE", default_value = "cpu")]
     pub(crate) device: Device,
     /// How many processor threads work [default: all].
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = number::<usize>("a whole number, 1 to 256"))]
     pub(crate) threads: Option<usize>,
     /// Memory for activations in 10⁹ bytes; a picture that needs more is decoded in overlapping
     /// tiles [default: what is free].
@@ -211,16 +217,16 @@ pub(crate) struct SamplingArgs {
     #[arg(short, long, value_name = "PROMPT")]
     pub(crate) negative_prompt: Option<String>,
     /// The same seed gives the same picture [default: a random one, which is printed].
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = number::<u64>(SEED))]
     pub(crate) seed: Option<u64>,
     /// Denoising steps, base and refiner together [default: the model's, else 50].
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = number::<u32>("a whole number, 1 to 1000"))]
     pub(crate) steps: Option<u32>,
     /// How strongly the prompt pulls [default: the model's, else 7.5; `compare` and `eval`: 13;
     /// `wrongs`: 8 to 13].
-    #[arg(long, value_name = "SCALE")]
+    #[arg(long, value_name = "SCALE", value_parser = number::<f64>("a number, 0 to 1000"))]
     pub(crate) guidance_scale: Option<f64>,
-    /// Size in pixels, multiples of 8 [default: the model's].
+    /// Size in pixels: sides of 64 to 8192, multiples of 8 [default: the model's].
     #[arg(long, value_name = "WxH")]
     pub(crate) size: Option<Size>,
     /// The method: euler.
@@ -228,7 +234,7 @@ pub(crate) struct SamplingArgs {
     pub(crate) scheduler: Option<SchedulerName>,
     /// The part of the noise that the base removes; the refiner removes the rest
     /// [default: 0.8].
-    #[arg(long, value_name = "FRACTION")]
+    #[arg(long, value_name = "FRACTION", value_parser = number::<f64>("a number, 0 to 1"))]
     pub(crate) high_noise_fraction: Option<f64>,
     /// Whose random numbers a seed stands for: torch-cpu, torch-cuda [default: torch-cpu].
     #[arg(long, value_name = "KIND")]
@@ -263,10 +269,12 @@ pub(crate) struct SamplingArgs {
     #[arg(long, value_name = "WxH", help_heading = "Size conditioning")]
     pub(crate) negative_target_size: Option<Size>,
     /// Tell the refiner how pretty the picture is [default: 6].
-    #[arg(long, value_name = "SCORE", help_heading = "Size conditioning")]
+    #[arg(long, value_name = "SCORE", help_heading = "Size conditioning",
+        value_parser = number::<f64>("a number, -1000 to 1000"))]
     pub(crate) aesthetic_score: Option<f64>,
     /// The aesthetic score of the negative half [default: 2.5].
-    #[arg(long, value_name = "SCORE", help_heading = "Size conditioning")]
+    #[arg(long, value_name = "SCORE", help_heading = "Size conditioning",
+        value_parser = number::<f64>("a number, -1000 to 1000"))]
     pub(crate) negative_aesthetic_score: Option<f64>,
 }
 
@@ -373,16 +381,16 @@ pub(crate) struct MetadataArgs {
 pub(crate) struct BenchArgs {
     /// What to measure.
     pub(crate) row: Row,
-    /// Size in pixels, multiples of 8 [default: the model's].
+    /// Size in pixels: sides of 64 to 8192, multiples of 8 [default: the model's].
     #[arg(long, value_name = "WxH")]
     pub(crate) size: Option<Size>,
     /// Pictures, prompts or halves of guidance in one call [default: 2 for UNets and text
     /// encoders, else 1].
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=8))]
+    #[arg(long, value_name = "N", value_parser = |text: &str| within::<u8>(text, &(1..=8)))]
     pub(crate) batch: Option<u8>,
     /// How often it is timed; the median counts.
     #[arg(long, value_name = "N", default_value_t = 1,
-        value_parser = clap::value_parser!(u16).range(1..))]
+        value_parser = |text: &str| within::<u16>(text, &(1..=u16::MAX)))]
     pub(crate) runs: u16,
     /// How the UNets compute: native, int8 [default: native].
     #[arg(long, value_name = "NAME")]
@@ -425,6 +433,24 @@ pub(crate) enum Device {
     Cuda,
     /// An Apple GPU, in builds that have it.
     Metal,
+}
+
+/// What a seed is.
+const SEED: &str = "a whole number, 0 to 18446744073709551615";
+
+/// Reads a number; what is none is answered with what was `expected`. Whether it makes sense is
+/// for the library to say.
+fn number<T: FromStr>(expected: &'static str) -> impl Fn(&str) -> Result<T, String> + Clone {
+    move |text| text.trim().parse().map_err(|_| format!("expected {expected}"))
+}
+
+/// Reads a whole number of a range.
+fn within<T>(text: &str, range: &RangeInclusive<T>) -> Result<T, String>
+where
+    T: FromStr + PartialOrd + Display,
+{
+    let number = text.parse().ok().filter(|number| range.contains(number));
+    number.ok_or_else(|| format!("expected a whole number, {} to {}", range.start(), range.end()))
 }
 
 /// Bytes of a number of gigabytes.
@@ -553,6 +579,23 @@ mod tests {
             ..picture.clone()
         };
         assert_eq!(arguments.over(picture), expected);
+    }
+
+    #[test]
+    fn no_flag_answers_with_the_words_of_a_parser() {
+        let mut cli = Cli::command();
+        cli.build();
+        for command in cli.get_subcommands().filter(|command| command.get_name() != "help") {
+            let flags = command.get_arguments().filter(|flag| flag.get_action().takes_values());
+            for flag in flags.filter_map(clap::Arg::get_long) {
+                let line = ["unwrong", command.get_name(), &format!("--{flag}=7x")];
+                let Err(error) = Cli::try_parse_from(line) else { continue };
+                let text = error.to_string();
+                for raw in ["invalid digit", "invalid float", "cannot parse"] {
+                    assert!(!text.contains(raw), "{}: {text}", command.get_name());
+                }
+            }
+        }
     }
 
     #[test]

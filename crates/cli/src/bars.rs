@@ -2,13 +2,20 @@
 
 use std::fmt::Write as _;
 use std::ops::ControlFlow;
+use std::time::Duration;
 
 use anyhow::{Error, Result};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
+use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use unwrong::generate::Generation;
 use unwrong::progress::{Event, Progress};
 
 use crate::{interrupt, printer};
+
+/// Cells of a bar.
+const CELLS: u64 = 24;
+
+/// Takes a finished picture: its place from 0, of how many, and the picture.
+pub(crate) type OnPicture<'a> = dyn FnMut((usize, usize), &Generation) -> Result<()> + 'a;
 
 /// Draws one bar and hands every finished picture on.
 ///
@@ -16,7 +23,7 @@ use crate::{interrupt, printer};
 /// said. A picture that cannot be handed on ends the run.
 pub(crate) struct Bars<'a> {
     bar: ProgressBar,
-    on_picture: &'a mut dyn FnMut(usize, &Generation) -> Result<()>,
+    on_picture: &'a mut OnPicture<'a>,
     failure: Option<Error>,
     /// Place in a series whose pictures are asked for one by one, and its length.
     series: (usize, usize),
@@ -52,18 +59,29 @@ impl Drop for Total {
 }
 
 pub(crate) fn new_bar() -> ProgressBar {
-    let style = ProgressStyle::with_template("{prefix} {bar:24} {pos}/{len} {rate} ETA {eta}")
+    let style = ProgressStyle::with_template("{prefix} {counted}")
         .expect("the template is a constant")
-        .with_key("rate", |state: &ProgressState, text: &mut dyn std::fmt::Write| {
-            write!(text, "{:.2} it/s", state.per_sec()).ok();
+        .with_key("counted", |state: &ProgressState, text: &mut dyn std::fmt::Write| {
+            let (length, rate) = (state.len().unwrap_or_default(), state.per_sec());
+            text.write_str(&counted(state.pos(), length, rate, state.eta())).ok();
         });
     let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
     bar.set_style(style);
     bar
 }
 
+/// Bar, position, speed and time that is left; nothing of what has no length.
+fn counted(position: u64, length: u64, rate: f64, left: Duration) -> String {
+    if length == 0 {
+        return "…".to_owned();
+    }
+    let full = (position.min(length) * CELLS / length) as usize;
+    let bar = "█".repeat(full) + &"░".repeat(CELLS as usize - full);
+    format!("{bar} {position}/{length} {rate:.2} it/s ETA {:#}", HumanDuration(left))
+}
+
 impl<'a> Bars<'a> {
-    pub(crate) fn new(on_picture: &'a mut dyn FnMut(usize, &Generation) -> Result<()>) -> Self {
+    pub(crate) fn new(on_picture: &'a mut OnPicture<'a>) -> Self {
         Self {
             bar: new_bar(),
             on_picture,
@@ -130,15 +148,32 @@ impl Progress for Bars<'_> {
                 self.bar.set_length(steps as u64);
                 self.bar.set_position(step as u64);
             }
-            Event::Picture { index, generation } => {
+            Event::Picture { index, pictures, generation } => {
+                let (before, series) = self.series;
+                let place = (before + index, series.max(pictures));
                 let on_picture = &mut self.on_picture;
-                if let Err(failure) = self.bar.suspend(|| on_picture(index, generation)) {
+                if let Err(failure) = self.bar.suspend(|| on_picture(place, generation)) {
                     self.failure = Some(failure);
                     return ControlFlow::Break(());
                 }
+                // It is there: what was the last one is done, and of others the next begins.
+                return ControlFlow::Continue(());
             }
             _ => {}
         }
         if interrupt::pending() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_no_length_is_not_counted() {
+        assert_eq!(counted(0, 0, 0.0, Duration::ZERO), "…");
+        let text = counted(12, 50, 1.5, Duration::from_secs(25));
+        assert_eq!(text, "█████░░░░░░░░░░░░░░░░░░░ 12/50 1.50 it/s ETA 25s");
+        assert!(counted(50, 50, 1.5, Duration::ZERO).starts_with(&"█".repeat(24)));
     }
 }

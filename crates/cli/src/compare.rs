@@ -8,11 +8,13 @@ use unwrong::picture::Pixels;
 use crate::args::CompareArgs;
 use crate::destination::{Destination, refuse_existing, refuse_unwritable};
 use crate::failure::wrong_request;
-use crate::interrupt;
-use crate::session::{Session, settle_seed};
+use crate::session::{Session, seconds, settle_seed};
+use crate::{interrupt, printer};
 
 /// Names of the two pictures, as the original notebook has them.
 const PARTS: [&str; 2] = ["01.png", "02.png"];
+/// What the two pictures are.
+const SIDES: [&str; 2] = ["left, without the wrong-LoRA", "right, with it"];
 
 /// Draws both pictures and puts them side by side.
 ///
@@ -45,12 +47,20 @@ pub(crate) fn run(arguments: &CompareArgs) -> Result<()> {
     let session = Session::open(&request, &arguments.models, writing)?;
     settle_seed(&mut request)?;
     let requests = compare_requests(&request, session.pipeline.defaults());
-    let pictures = session.run(&requests, &mut |index, generation| match &parts {
-        Some(parts) => session.write(&parts[index], generation),
-        None => Ok(()),
-    })?;
+    let mut all = 0.0;
+    let mut on_picture = |(index, _): (usize, usize), generation: &Generation| {
+        let (steps, seconds) = (generation.timings.steps.len(), seconds(generation));
+        printer::note(&format!("{}: {steps} steps, {seconds:.1} s", SIDES[index]));
+        all += seconds;
+        match &parts {
+            Some(parts) => session.write(&parts[index], generation),
+            None => Ok(()),
+        }
+    };
+    let pictures = session.run(&requests, &mut on_picture)?;
     let [left, right] = <[Generation; 2]>::try_from(pictures)
         .map_err(|pictures| anyhow!("{} pictures came from two requests", pictures.len()))?;
     let pair = Generation { pixels: Pixels::beside(&left.pixels, &right.pixels)?, ..right };
+    printer::note(&format!("seed {}, both pictures: {all:.1} s", pair.plan.seed));
     session.write(&destination.name(pair.plan.seed), &pair)
 }

@@ -34,8 +34,8 @@ pub(crate) fn run(arguments: &EvalArgs) -> Result<()> {
     let pipeline = session::open(&opening, &arguments.models)?;
     session::introduce(&pipeline);
 
-    let mut on_picture = |_, generation: &Generation| {
-        session::say_what_was_drawn(generation);
+    let mut on_picture = |place: (usize, usize), generation: &Generation| {
+        session::say_what_was_drawn(place, generation);
         Ok(())
     };
     let mut bars = Bars::new(&mut on_picture);

@@ -9,7 +9,7 @@ use crate::printer;
 /// The request was wrong: asking differently helps.
 const WRONG_REQUEST: u8 = 1;
 /// Something else failed.
-const FAILED: u8 = 2;
+pub(crate) const FAILED: u8 = 2;
 /// Interrupted, as shells count it: 128 + SIGINT.
 pub(crate) const INTERRUPTED: u8 = 130;
 

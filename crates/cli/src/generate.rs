@@ -7,7 +7,7 @@ use crate::args::GenerateArgs;
 use crate::destination::Destination;
 use crate::from::Source;
 use crate::interrupt;
-use crate::session::{Session, settle_seed};
+use crate::session::{Session, say_what_was_drawn, settle_seed};
 
 /// Draws what the command line asks for; every picture is written as soon as it exists.
 pub(crate) fn run(arguments: &GenerateArgs) -> Result<()> {
@@ -34,11 +34,13 @@ pub(crate) fn run(arguments: &GenerateArgs) -> Result<()> {
     for picture in 0..count {
         let seed = Some(first + u64::from(picture));
         let alone = GenerateRequest { seed, count: None, ..request.clone() };
-        session.run_one(&alone, (picture, count), &mut |_, generation| {
+        session.run_one(&alone, (picture, count), &mut |place, generation| {
             if let (Some(source), 0) = (&source, picture) {
                 source.warn_of_changes(generation, &arguments.models);
             }
-            session.write_into(&mut destination, generation)
+            session.write_into(&mut destination, generation)?;
+            say_what_was_drawn(place, generation);
+            Ok(())
         })?;
     }
     Ok(())

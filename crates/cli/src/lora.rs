@@ -43,7 +43,8 @@ fn run_inspect(arguments: &LoraInspectArgs) -> Result<()> {
 
 fn text(report: &LoraReport) -> String {
     let family = match (report.family, report.cross_attention_dim) {
-        (Some(family), _) => family.to_owned(),
+        (Some(family), None) => family.to_owned(),
+        (Some(family), Some(width)) => format!("{family} (prompts of {width} features)"),
         (None, Some(width)) => format!("unknown (prompts of {width} features)"),
         (None, None) => "unknown (no cross-attention)".to_owned(),
     };

@@ -18,6 +18,7 @@ mod interrupt;
 mod lora;
 mod memory;
 mod metadata;
+mod no_memory;
 mod printer;
 #[cfg(test)]
 mod reference;
@@ -29,12 +30,12 @@ mod wrongs;
 
 use args::{Cli, Command};
 use mimalloc::MiMalloc;
-use unwrong::Recycling;
+use unwrong::{Alarm, Recycling};
 
 /// The large buffers of a layer are reused by the next one instead of going back to the system
 /// and being faulted in anew.
 #[global_allocator]
-static ALLOCATOR: Recycling<MiMalloc> = Recycling::new(MiMalloc);
+static ALLOCATOR: Alarm<Recycling<MiMalloc>> = Alarm::new(Recycling::new(MiMalloc), no_memory::end);
 
 fn main() -> ExitCode {
     let command = match Cli::try_parse() {

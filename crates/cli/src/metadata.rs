@@ -25,7 +25,7 @@ pub(crate) fn run(arguments: &MetadataArgs) -> Result<()> {
         printer::note(&format!("warning: {problem}"));
     }
     if parts.is_empty() {
-        return Err(Error::NoRequestInPicture { path: path.clone() }.into());
+        return Err(Error::NoRequestInPicture { path: path.clone(), has_texts: false }.into());
     }
     printer::data(&parts.join("\n\n"))
 }

@@ -3,14 +3,14 @@
 use std::path::Path;
 use std::time::Instant;
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Result, anyhow};
 use unwrong::catalog::Catalog;
 use unwrong::generate::Generation;
 use unwrong::pipeline::{Options, Pipeline};
 use unwrong::{GenerateRequest, picture};
 
 use crate::args::{Device, ModelArgs, WritingArgs};
-use crate::bars::{Bars, Total};
+use crate::bars::{Bars, OnPicture, Total};
 use crate::destination::Destination;
 use crate::failure::wrong_request;
 use crate::printer;
@@ -43,10 +43,10 @@ impl<'a> Session<'a> {
     }
 
     /// Runs requests; `on_picture` gets every picture as soon as it exists.
-    pub(crate) fn run(
+    pub(crate) fn run<'b>(
         &self,
         requests: &[GenerateRequest],
-        on_picture: &mut dyn FnMut(usize, &Generation) -> Result<()>,
+        on_picture: &'b mut OnPicture<'b>,
     ) -> Result<Vec<Generation>> {
         let mut bars = Bars::new(on_picture);
         let result = self.pipeline.generate(requests, &mut bars);
@@ -54,11 +54,11 @@ impl<'a> Session<'a> {
     }
 
     /// Runs one picture of a series; what the first has said is not said again.
-    pub(crate) fn run_one(
+    pub(crate) fn run_one<'b>(
         &self,
         request: &GenerateRequest,
         (picture, pictures): (u32, u32),
-        on_picture: &mut dyn FnMut(usize, &Generation) -> Result<()>,
+        on_picture: &'b mut OnPicture<'b>,
     ) -> Result<()> {
         let mut bars = Bars::new(on_picture).of_series(picture as usize, pictures as usize);
         let result = self.pipeline.generate(std::slice::from_ref(request), &mut bars);
@@ -66,12 +66,12 @@ impl<'a> Session<'a> {
     }
 
     /// Runs one picture of a series whose steps `total` counts.
-    pub(crate) fn run_of_total(
+    pub(crate) fn run_of_total<'b>(
         &self,
         request: &GenerateRequest,
         total: &Total,
         picture: usize,
-        on_picture: &mut dyn FnMut(usize, &Generation) -> Result<()>,
+        on_picture: &'b mut OnPicture<'b>,
     ) -> Result<()> {
         let mut bars = Bars::new(on_picture).of_total(total, picture);
         let result = self.pipeline.generate(std::slice::from_ref(request), &mut bars);
@@ -93,12 +93,11 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Writes one picture under its name and says so.
+    /// Writes one picture under its name and says its path.
     pub(crate) fn write(&self, path: &Path, generation: &Generation) -> Result<()> {
         let Generation { pixels, embedded, .. } = generation;
         let quality = self.writing.quality.unwrap_or_default();
         picture::write(path, pixels, embedded, quality, self.writing.force)?;
-        say_what_was_drawn(generation);
         if self.writing.json {
             let report = Report::new(path, generation, self.load_seconds);
             return printer::data(&serde_json::to_string(&report)?);
@@ -118,12 +117,19 @@ pub(crate) fn introduce(pipeline: &Pipeline) {
     }
 }
 
-/// Says what a picture took.
-pub(crate) fn say_what_was_drawn(generation: &Generation) {
+/// Says what a picture took, and which of a series it is: its place counts from 0.
+pub(crate) fn say_what_was_drawn((picture, pictures): (usize, usize), generation: &Generation) {
     let Generation { timings, plan, .. } = generation;
-    let seconds = timings.encode + timings.steps.iter().sum::<f64>() + timings.decode;
-    let steps = timings.steps.len();
-    printer::note(&format!("seed {}, {steps} steps, {seconds:.1} s", plan.seed));
+    let place =
+        if pictures > 1 { format!("{} of {pictures}: ", picture + 1) } else { String::new() };
+    let (steps, seconds) = (timings.steps.len(), seconds(generation));
+    printer::note(&format!("{place}seed {}, {steps} steps, {seconds:.1} s", plan.seed));
+}
+
+/// What a picture took, opening the models and writing it left out.
+pub(crate) fn seconds(generation: &Generation) -> f64 {
+    let timings = &generation.timings;
+    timings.encode + timings.steps.iter().sum::<f64>() + timings.decode
 }
 
 /// Starts the worker threads and opens the models that the request names.
@@ -178,10 +184,10 @@ fn use_threads(threads: Option<usize>) -> Result<()> {
     let variable = std::env::var("RAYON_NUM_THREADS").ok().and_then(|text| text.parse().ok());
     // 0 lets rayon choose: one per processor.
     let threads = threads.or(variable).unwrap_or(0).min(MOST_THREADS);
-    rayon::ThreadPoolBuilder::new()
-        .num_threads(threads)
-        .build_global()
-        .context("cannot start the worker threads")
+    // Its source would say the same words again.
+    rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().map_err(|error| {
+        anyhow!("cannot start the worker threads: {error}; fewer may do: `--threads 1`")
+    })
 }
 
 fn options(device: Device) -> Result<Options> {

@@ -1,27 +1,28 @@
 //! `unwrong train`: a folder of pictures becomes a LoRA.
 
-use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use indicatif::ProgressBar;
 use unwrong::GenerateRequest;
+use unwrong::lock::FolderLock;
+use unwrong::memory::gigabytes;
 use unwrong::pipeline::Pipeline;
-use unwrong_train::data::{Cache, Dataset};
+use unwrong::progress::Event;
+use unwrong_train::card::{CardOptions, CardSample, card, hub_name, write_card};
+use unwrong_train::data::{Cache, DataOptions, Dataset};
 use unwrong_train::metadata::{Facts, metadata};
-use unwrong_train::{Checkpoints, TrainEvent, Trainer};
+use unwrong_train::{Checkpoints, Error, Records, Samples, TrainEvent, Trainer};
 
-use crate::args::TrainArgs;
+use crate::args::{CardArgs, TrainArgs};
 use crate::bars::new_bar;
 use crate::destination::refuse_unwritable;
 use crate::failure::wrong_request;
+use crate::train::work::{CACHE, CHECKPOINTS, LOGS, SAMPLES, Work};
 use crate::{interrupt, printer, session};
 
-/// Folders beside the LoRA.
-const WORK: &str = "training";
-const CACHE: &str = "cache";
-const CHECKPOINTS: &str = "checkpoints";
+mod work;
 
 /// Trains what is left of it; says the LoRA's path when it is complete.
 pub(crate) fn run(arguments: &TrainArgs) -> Result<()> {
@@ -31,31 +32,40 @@ pub(crate) fn run(arguments: &TrainArgs) -> Result<()> {
     interrupt::listen()?;
 
     let pipeline = open(arguments)?;
-    let data = arguments.data(pipeline.native_size().width);
-    let (dataset, notes) = Dataset::scan(&arguments.folder, &data)?;
-    for note in &notes {
-        printer::note(&format!("warning: {note}"));
-    }
-    printer::note(&found(&dataset));
+    let native = pipeline.native_size().width;
+    let dataset = scan(&arguments.folder, &arguments.data(native), "pictures")?;
+    let class = arguments.class_data(native);
+    let class = class.map(|(folder, data)| scan(folder, &data, "class pictures")).transpose()?;
 
-    let work = output.with_extension(WORK);
-    let (cache, checkpoints) = (work.join(CACHE), work.join(CHECKPOINTS));
-    if arguments.force && checkpoints.exists() {
-        fs::remove_dir_all(&checkpoints)
-            .with_context(|| format!("cannot delete `{}`", checkpoints.display()))?;
+    let work = Work::beside(output);
+    let samples = samples(&pipeline, arguments, &work)?;
+    let _lock = FolderLock::take(&work.folder)?;
+    if arguments.force {
+        work.clear()?;
     }
-    let cache = Cache::open(&cache)?;
+    let cache = Cache::open(&work.folder(CACHE))?;
     let mut trainer = Trainer::new(&pipeline, &dataset, &cache, arguments.training())?;
-    let checkpoints = Checkpoints::open(&checkpoints, trainer.settings()?)?;
-    follow(&mut trainer, &checkpoints, arguments)?;
+    if let Some(class) = &class {
+        trainer = trainer.with_class(class);
+    }
+    say_memory(&trainer)?;
+    let checkpoints = Checkpoints::open(&work.folder(CHECKPOINTS), trainer.settings()?)?;
+    let records = Records {
+        logs: Some(logs(arguments, &work)),
+        time: source_date_epoch(),
+        samples,
+        curve: Some(work.folder.clone()),
+    };
+    follow(&mut trainer, &checkpoints, &records, arguments)?;
 
     let facts = Facts {
         trainer: &trainer,
         dataset: &dataset,
         model: pipeline.model(),
-        name: &output.file_stem().unwrap_or_default().to_string_lossy(),
+        name: &work.name,
         time: source_date_epoch(),
     };
+    describe(&facts, &records, arguments)?;
     trainer.write(output, arguments.format.into(), &metadata(&facts), arguments.force)?;
     printer::data(&output.display().to_string())
 }
@@ -67,7 +77,8 @@ fn open(arguments: &TrainArgs) -> Result<Pipeline> {
         vae: arguments.vae.clone(),
         ..GenerateRequest::new("")
     };
-    let pipeline = session::open_with(&request, arguments.device, arguments.threads, None)?;
+    let pipeline =
+        session::open_with(&request, arguments.device, arguments.threads, arguments.memory)?;
     printer::note(&format!("model `{}`", pipeline.model()));
     Ok(pipeline)
 }
@@ -86,25 +97,77 @@ fn check_output(output: &Path, force: bool) -> Result<()> {
     refuse_unwritable(output.parent().unwrap_or(Path::new("")))
 }
 
-fn found(dataset: &Dataset) -> String {
+/// Reads a folder and says what was found.
+fn scan(folder: &Path, options: &DataOptions, what: &str) -> Result<Dataset> {
+    let (dataset, notes) = Dataset::scan(folder, options)?;
+    for note in &notes {
+        printer::note(&format!("warning: {note}"));
+    }
     let buckets: Vec<_> = dataset
         .buckets()
         .iter()
         .map(|(size, count)| format!("{count} at {}x{}", size.width, size.height))
         .collect();
-    format!("{} pictures: {}", dataset.items().len(), buckets.join(", "))
+    printer::note(&format!("{} {what}: {}", dataset.items().len(), buckets.join(", ")));
+    Ok(dataset)
+}
+
+/// The samples, all checked that can be checked before the first of them.
+fn samples(pipeline: &Pipeline, arguments: &TrainArgs, work: &Work) -> Result<Option<Samples>> {
+    let options = arguments.samples();
+    let new = |options| Samples::new(pipeline, &work.folder(SAMPLES), &work.name, options);
+    Ok(options.map(new).transpose()?)
+}
+
+fn logs(arguments: &TrainArgs, work: &Work) -> PathBuf {
+    let named = arguments.watching.log_dir.as_ref().map(|folder| folder.join(&work.name));
+    named.unwrap_or_else(|| work.folder(LOGS))
+}
+
+fn say_memory(trainer: &Trainer<'_>) -> Result<()> {
+    trainer.check_memory()?;
+    let (what, bytes) = trainer.bytes();
+    printer::note(&format!("about {} of memory beside the weights, for {what}", gigabytes(bytes)));
+    Ok(())
+}
+
+/// Writes the model card, unless someone else's file has its name.
+fn describe(facts: &Facts<'_>, records: &Records, arguments: &TrainArgs) -> Result<()> {
+    let step = facts.trainer.state().step();
+    let shown = records.samples.iter().flat_map(|samples| {
+        let options = samples.options();
+        options.prompts.iter().enumerate().map(move |(place, prompt)| CardSample {
+            prompt: prompt.clone(),
+            negative_prompt: options.negative_prompt.clone(),
+            path: format!("{}.{}/{SAMPLES}/{step:08}-{place}.png", facts.name, work::WORK),
+        })
+    });
+    let CardArgs { base_model, license } = &arguments.card;
+    let named = arguments.model.as_deref().and_then(hub_name);
+    let options = CardOptions {
+        base_model: base_model.clone().or(named),
+        license: license.clone(),
+        is_negative: arguments.is_negative(),
+        samples: shown.collect(),
+    };
+    let path = arguments.output.with_extension("md");
+    if !write_card(&path, &card(facts, &options))? {
+        printer::note(&format!("`{}` is not ours, so there is no model card", path.display()));
+    }
+    Ok(())
 }
 
 /// Runs the steps under one bar.
 fn follow(
     trainer: &mut Trainer<'_>,
     checkpoints: &Checkpoints,
+    records: &Records,
     arguments: &TrainArgs,
 ) -> Result<()> {
     let bar = new_bar();
     let steps = trainer.options().steps;
     let mut last: Option<PathBuf> = None;
-    let result = trainer.run(checkpoints, &arguments.running(), &mut |event| {
+    let result = trainer.run(checkpoints, &arguments.running(), records, &mut |event| {
         show(&bar, steps, event, &mut last);
         if interrupt::pending() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
@@ -112,14 +175,17 @@ fn follow(
     if let (Err(_), Some(path)) = (&result, &last) {
         printer::note(&format!("the last checkpoint is `{}`", path.display()));
     }
+    if matches!(result, Err(Error::Interrupted { .. })) {
+        printer::note("the same command goes on where this one stopped");
+    }
     Ok(result?)
 }
 
 fn show(bar: &ProgressBar, steps: u64, event: TrainEvent<'_>, last: &mut Option<PathBuf>) {
     match event {
         TrainEvent::Prepared { done, all } => {
-            bar.set_prefix("pictures");
             bar.set_length(all as u64);
+            bar.set_prefix("pictures");
             bar.set_position(done as u64);
         }
         TrainEvent::Resumed { step } => {
@@ -138,6 +204,22 @@ fn show(bar: &ProgressBar, steps: u64, event: TrainEvent<'_>, last: &mut Option<
             }
         }
         TrainEvent::Checkpoint { path, .. } => *last = Some(path.to_owned()),
+        TrainEvent::Drawing(event) => show_drawing(bar, event),
+        TrainEvent::Sample { .. } => {}
+    }
+}
+
+/// The steps of the training stand still meanwhile.
+fn show_drawing(bar: &ProgressBar, event: Event<'_>) {
+    match event {
+        Event::Warning { message } => {
+            bar.suspend(|| printer::note(&format!("warning: {message}")));
+        }
+        Event::Step { picture, pictures, step, steps, .. } => {
+            let picture = picture + 1;
+            bar.set_prefix(format!("sample {picture} of {pictures}, step {step} of {steps}"));
+        }
+        _ => {}
     }
 }
 

@@ -11,7 +11,7 @@ use crate::args::WrongsArgs;
 use crate::bars::Total;
 use crate::destination::refuse_unwritable;
 use crate::failure::wrong_request;
-use crate::session::{Session, settle_seed};
+use crate::session::{Session, say_what_was_drawn, settle_seed};
 use crate::{interrupt, printer};
 
 /// Draws what the folder lacks; every picture is in it and in its table before the next begins.
@@ -43,8 +43,9 @@ pub(crate) fn run(arguments: &WrongsArgs) -> Result<()> {
     let steps = pipeline.settled(&requests[0])?.steps.unwrap_or_default();
     let total = Total::new(there, pictures, u64::from(steps));
     for index in missing {
-        session.run_of_total(&requests[index], &total, index, &mut |_, generation| {
+        session.run_of_total(&requests[index], &total, index, &mut |place, generation| {
             session.write(&folder.picture(index), generation)?;
+            say_what_was_drawn(place, generation);
             Ok(folder.add(index, &generation.embedded)?)
         })?;
     }

@@ -8,7 +8,8 @@ use unwrong::request::GenerateRequest;
 use unwrong::{Error, Result};
 use unwrong_models::files::ModelDefaults;
 
-use crate::metrics::{METRICS, Metric};
+use crate::follow::Follow;
+use crate::metrics::{self, FOLLOW, METRICS, Metric};
 use crate::wrong_request;
 use crate::{Seeds, Variant};
 
@@ -28,8 +29,33 @@ pub struct Experiment {
     pub baseline: usize,
     /// The metric that was named beforehand.
     pub primary: Option<&'static Metric>,
+    /// What counts as one observation.
+    pub unit: Unit,
+    /// How the model is asked whether pictures follow their prompts, if it is.
+    pub follow: Option<Follow>,
     /// What all pictures share: models, steps, size.
     pub shared: GenerateRequest,
+}
+
+/// What counts as one observation in the statistics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Unit {
+    /// One prompt with one seed.
+    #[default]
+    Pair,
+    /// One prompt: the mean of its seeds.
+    Prompt,
+}
+
+impl Unit {
+    /// One lower-case word.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Pair => "pair",
+            Self::Prompt => "prompt",
+        }
+    }
 }
 
 /// One picture of the experiment.
@@ -75,7 +101,16 @@ impl Experiment {
                 "give `--variant` twice, or not at all for the default ones",
             ));
         }
-        let experiment = Self { prompts, seeds, variants, baseline: 0, primary: None, shared };
+        let experiment = Self {
+            prompts,
+            seeds,
+            variants,
+            baseline: 0,
+            primary: None,
+            unit: Unit::default(),
+            follow: None,
+            shared,
+        };
         experiment.check()?;
         Ok(experiment)
     }
@@ -93,13 +128,32 @@ impl Experiment {
 
     /// Names the metric that decides, before anything is drawn.
     pub fn with_primary(self, name: &str) -> Result<Self> {
-        match METRICS.iter().find(|metric| metric.name == name) {
-            Some(metric) => Ok(Self { primary: Some(metric), ..self }),
-            None => Err(wrong_request(
-                format!("the primary metric `{name}` is none that is tested"),
-                format!("the metrics: {}", names(METRICS.iter().map(|metric| metric.name))),
-            )),
+        let measured = self.measured();
+        if let Some(metric) = measured.iter().copied().find(|metric| metric.name == name) {
+            return Ok(Self { primary: Some(metric), ..self });
         }
+        if metrics::named(name).is_some() {
+            return Err(wrong_request(
+                format!("the primary metric `{name}` needs the model, which is not asked"),
+                "say `--follow`, too",
+            ));
+        }
+        Err(wrong_request(
+            format!("the primary metric `{name}` is none that is tested"),
+            format!("the metrics: {}", names(measured.iter().map(|metric| metric.name))),
+        ))
+    }
+
+    /// Counts these as observations.
+    #[must_use]
+    pub fn with_unit(self, unit: Unit) -> Self {
+        Self { unit, ..self }
+    }
+
+    /// Also asks the model whether pictures follow their prompts.
+    #[must_use]
+    pub fn with_follow(self, follow: Follow) -> Self {
+        Self { follow: Some(follow), ..self }
     }
 
     fn check(&self) -> Result<()> {
@@ -127,11 +181,17 @@ impl Experiment {
         self.prompts.len() * self.seeds.count() as usize
     }
 
+    /// The metrics that are computed, in the order of a picture's numbers.
+    fn measured(&self) -> Vec<&'static Metric> {
+        METRICS.iter().chain(self.follow.iter().flat_map(|_| FOLLOW)).collect()
+    }
+
     /// The metrics, the primary one first.
     #[must_use]
     pub fn metrics(&self) -> Vec<&'static Metric> {
         let is_primary = |metric: &Metric| self.primary.is_some_and(|p| p.name == metric.name);
-        let (mut first, rest): (Vec<_>, Vec<_>) = METRICS.iter().partition(|m| is_primary(m));
+        let (mut first, rest): (Vec<_>, Vec<_>) =
+            self.measured().into_iter().partition(|metric| is_primary(metric));
         first.extend(rest);
         first
     }

@@ -3,7 +3,9 @@
 //! ```text
 //! DIR/experiment.json                what was asked
 //! DIR/pictures/000-7-both.png        prompt, seed, variant; the request rides inside
+//! DIR/follow.jsonl                   what the model says of prompt and picture, where it is asked
 //! DIR/results.jsonl                  one line per picture
+//! DIR/sheet.webp                     a few prompts in every variant
 //! DIR/report.html
 //! ```
 //!
@@ -15,6 +17,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
+use unwrong::lock::{FolderLock, LOCK};
 use unwrong::picture::{EmbeddedRequest, read_metadata, write_atomically};
 use unwrong::{Error, Result};
 
@@ -66,7 +69,8 @@ impl Folder {
         let manifest = self.file(MANIFEST);
         if !manifest.exists() {
             let mut entries = fs::read_dir(&self.path).map_err(cannot(&self.path))?.flatten();
-            let other = entries.find(|entry| !is_unfinished(&entry.file_name().to_string_lossy()));
+            let is_ours = |name: &str| name == LOCK || is_unfinished(name);
+            let other = entries.find(|entry| !is_ours(&entry.file_name().to_string_lossy()));
             let Some(other) = other else { return Ok(()) };
             return Err(wrong_request(
                 format!(
@@ -86,6 +90,11 @@ impl Folder {
                 "give another folder, or `--force` to go on here; pictures that both have are kept",
             )),
         }
+    }
+
+    /// Keeps other runs out of the folder, which is made if it is not there.
+    pub(crate) fn lock(&self) -> Result<FolderLock> {
+        FolderLock::take(&self.path)
     }
 
     /// Makes the folder this experiment's, and removes what a killed run left unfinished.

@@ -3,12 +3,13 @@
 use rayon::prelude::*;
 use serde::ser::SerializeMap as _;
 use serde::{Serialize, Serializer};
-use unwrong::Result;
 use unwrong::picture::{EmbeddedRequest, read_metadata};
 use unwrong::progress::{Event, Phase, Progress, announce};
+use unwrong::{Pipeline, Result};
 
 use crate::experiment::Cell;
-use crate::metrics::{METRICS, Picture, psnr, ssim};
+use crate::follow::{Fit, Judge};
+use crate::metrics::{self, Picture, psnr, ssim};
 use crate::{Experiment, Folder, picture};
 
 /// One picture, measured.
@@ -24,7 +25,7 @@ pub struct Row {
     pub picture: String,
     /// What the file says of itself.
     pub embedded: EmbeddedRequest,
-    /// The numbers, in the order of [`METRICS`].
+    /// The numbers, in the order of [`metrics::all`].
     pub values: Vec<f64>,
     /// Decibels to the baseline; none where the pictures are equal.
     pub psnr: Option<f64>,
@@ -38,6 +39,7 @@ pub struct Row {
 ///
 /// Everything is read from the files, so it does not matter which run drew them.
 pub(crate) fn measure(
+    pipeline: &Pipeline,
     experiment: &Experiment,
     folder: &Folder,
     cells: &[Cell],
@@ -45,15 +47,29 @@ pub(crate) fn measure(
 ) -> Result<Vec<Row>> {
     let mut rows = Vec::with_capacity(cells.len());
     let pictures = cells.len();
+    let mut judge = Judge::open(pipeline, experiment, folder, cells)?;
     for pair in cells.chunks_exact(experiment.variants.len()) {
         announce(progress, Event::Phase { phase: Phase::Measure, picture: rows.len(), pictures })?;
         let read =
             |cell: &Cell| Ok(Picture::new(picture::read(&folder.file(&experiment.picture(cell)))?));
         let drawn: Vec<Picture> = pair.par_iter().map(read).collect::<Result<_>>()?;
         let base = &drawn[experiment.baseline];
-        let row = |(cell, drawn): (&Cell, &Picture)| row(experiment, folder, cell, drawn, base);
-        let measured: Result<Vec<Row>> = pair.par_iter().zip(&drawn).map(row).collect();
+        let fits: Vec<Option<Fit>> = pair
+            .iter()
+            .zip(&drawn)
+            .map(|(cell, drawn)| {
+                judge.as_mut().map(|judge| judge.fit(cell, drawn.pixels())).transpose()
+            })
+            .collect::<Result<_>>()?;
+        let row = |(cell, (drawn, fit)): (&Cell, (&Picture, &Option<Fit>))| {
+            row(experiment, folder, cell, (drawn, fit.as_ref()), base)
+        };
+        let measured: Result<Vec<Row>> =
+            pair.par_iter().zip(drawn.par_iter().zip(&fits)).map(row).collect();
         rows.extend(measured?);
+    }
+    if let Some(judge) = &mut judge {
+        judge.save()?;
     }
     Ok(rows)
 }
@@ -62,7 +78,7 @@ fn row(
     experiment: &Experiment,
     folder: &Folder,
     cell: &Cell,
-    drawn: &Picture,
+    (drawn, fit): (&Picture, Option<&Fit>),
     base: &Picture,
 ) -> Result<Row> {
     let picture = experiment.picture(cell);
@@ -72,7 +88,7 @@ fn row(
         seed: cell.seed,
         variant: cell.variant,
         embedded: read_metadata(&path)?.into_request(&path)?,
-        values: METRICS.iter().map(|metric| metric.of(drawn)).collect(),
+        values: metrics::all().filter_map(|metric| metric.of(drawn, fit)).collect(),
         psnr: psnr(drawn, base),
         ssim: ssim(drawn, base),
         equal: drawn.pixels() == base.pixels(),
@@ -108,8 +124,8 @@ struct Metrics<'a>(&'a [f64]);
 
 impl Serialize for Metrics<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(Some(METRICS.len()))?;
-        for (metric, value) in METRICS.iter().zip(self.0) {
+        let mut map = serializer.serialize_map(Some(self.0.len()))?;
+        for (metric, value) in metrics::all().zip(self.0) {
             map.serialize_entry(metric.name, value)?;
         }
         map.end()

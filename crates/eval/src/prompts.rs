@@ -12,10 +12,10 @@ const MAX_BYTES: u64 = 16 << 20;
 
 /// Reads prompts, one a line; blank lines and lines that start with `#` are skipped.
 pub fn read(path: &Path) -> Result<Vec<String>> {
-    let cannot = |source| Error::Io { action: "read", path: path.to_owned(), source };
+    let cannot = Error::reading(path, "a file with one prompt a line");
     let shown = path.display();
     // Asked before opening: opening a named pipe would wait for a writer.
-    let about = fs::metadata(path).map_err(cannot)?;
+    let about = fs::metadata(path).map_err(&cannot)?;
     if !about.is_file() {
         let found = if about.is_dir() { "a folder" } else { "a device or a pipe" };
         return Err(wrong_request(
@@ -29,7 +29,7 @@ pub fn read(path: &Path) -> Result<Vec<String>> {
             "is it the right file? `--prompts` takes one prompt a line",
         ));
     }
-    let bytes = fs::read(path).map_err(cannot)?;
+    let bytes = fs::read(path).map_err(&cannot)?;
     let text = std::str::from_utf8(&bytes).map_err(|error| {
         let line = bytes[..error.valid_up_to()].split(|byte| *byte == b'\n').count();
         wrong_request(

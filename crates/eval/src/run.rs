@@ -12,6 +12,7 @@ use unwrong::{Error, Pipeline, Result};
 
 use crate::experiment::Cell;
 use crate::measure::{lines, measure};
+use crate::sheet::sheet;
 use crate::summary::{Comparison, compare};
 use crate::{Experiment, Folder, report};
 
@@ -45,25 +46,31 @@ pub fn run(
     // Seeds change nothing of what may be wrong with a request.
     let first = experiment.one_seed(pipeline.defaults());
     pipeline.check(&requests(&first), &mut watch)?;
+    if experiment.follow.is_some() {
+        pipeline.check_captions(&first[0].request)?;
+    }
     let cells = experiment.cells(pipeline.defaults());
+    let _lock = folder.lock()?;
     let missing = missing(pipeline, experiment, folder, &cells)?;
     folder.claim(experiment)?;
 
-    let drawn = missing.iter().map(Vec::len).sum();
+    let drawn = missing.len();
     watch.pictures = drawn;
-    for pair in &missing {
-        let mut write = |index: usize, generation: &Generation| {
+    // One after the other, so that each is safe on the disk before the next begins.
+    for cell in &missing {
+        let mut write = |generation: &Generation| {
             let Generation { pixels, embedded, .. } = generation;
             let bytes = encode(pixels, embedded, Format::Png, Quality::default())?;
-            folder.write_picture(&experiment.picture(&pair[index]), &bytes)
+            folder.write_picture(&experiment.picture(cell), &bytes)
         };
-        watch.draw(pipeline, &requests(pair), &mut write)?;
+        watch.draw(pipeline, &cell.request, &mut write)?;
     }
 
-    let rows = measure(experiment, folder, &cells, watch.progress)?;
+    let rows = measure(pipeline, experiment, folder, &cells, watch.progress)?;
     let comparisons = compare(experiment, &rows);
     let page = report::page(experiment, folder, &rows, &comparisons)?;
     folder.write("results.jsonl", lines(experiment, &rows).as_bytes())?;
+    folder.write("sheet.webp", &sheet(experiment, folder, &rows)?)?;
     folder.write("report.html", page.as_bytes())?;
     Ok(Outcome {
         results: folder.file("results.jsonl"),
@@ -74,14 +81,13 @@ pub fn run(
     })
 }
 
-/// The pictures to draw, all variants of one prompt and seed together: so models do not take
-/// turns within a pair, and a run that is stopped loses one pair at most.
+/// The pictures to draw, all variants of one prompt and seed after each other.
 fn missing(
     pipeline: &Pipeline,
     experiment: &Experiment,
     folder: &Folder,
     cells: &[Cell],
-) -> Result<Vec<Vec<Cell>>> {
+) -> Result<Vec<Cell>> {
     let path = |cell: &Cell| folder.file(&experiment.picture(cell));
     // What a picture would carry needs the models' hashes: asked for only where there is one.
     let expected = if cells.iter().any(|cell| path(cell).symlink_metadata().is_ok()) {
@@ -98,17 +104,12 @@ fn missing(
         expected.request.seed = Some(cell.seed);
         Ok(!folder.has(&experiment.picture(cell), &expected)?)
     };
-    let mut missing: Vec<Vec<Cell>> = Vec::new();
-    for pair in cells.chunks(variants) {
-        let mut absent = Vec::new();
-        for cell in pair {
-            if is_missing(cell)? {
-                absent.push(cell.clone());
-            }
+    let mut missing = Vec::new();
+    for cell in cells {
+        if is_missing(cell)? {
+            missing.push(cell.clone());
         }
-        missing.push(absent);
     }
-    missing.retain(|absent| !absent.is_empty());
     Ok(missing)
 }
 
@@ -132,20 +133,20 @@ impl<'a> Watch<'a> {
     fn draw(
         &mut self,
         pipeline: &Pipeline,
-        requests: &[GenerateRequest],
-        on_picture: &mut dyn FnMut(usize, &Generation) -> Result<()>,
+        request: &GenerateRequest,
+        on_picture: &mut dyn FnMut(&Generation) -> Result<()>,
     ) -> Result<()> {
         let mut failure: Option<Error> = None;
-        let result = pipeline.generate(requests, &mut |event: Event<'_>| {
-            if let Event::Picture { index, generation } = event
-                && let Err(error) = on_picture(index, generation)
+        let result = pipeline.generate(std::slice::from_ref(request), &mut |event: Event<'_>| {
+            if let Event::Picture { generation, .. } = event
+                && let Err(error) = on_picture(generation)
             {
                 failure = Some(error);
                 return ControlFlow::Break(());
             }
             self.event(event)
         });
-        self.before += requests.len();
+        self.before += 1;
         match failure {
             Some(failure) => Err(failure),
             None => result.map(drop),
@@ -169,8 +170,8 @@ impl Progress for Watch<'_> {
                 let (picture, pictures) = (before + picture, all);
                 Event::Step { part, picture, pictures, step, steps, sigma, latents }
             }
-            Event::Picture { index, generation } => {
-                Event::Picture { index: before + index, generation }
+            Event::Picture { index, generation, .. } => {
+                Event::Picture { index: before + index, pictures: all, generation }
             }
             other => other,
         };

@@ -2,10 +2,10 @@
 
 use serde::Serialize;
 
-use crate::Experiment;
 use crate::measure::Row;
-use crate::metrics::{METRICS, Metric};
+use crate::metrics::{self, Better, Metric};
 use crate::statistics::{Method, deviation, holm, mean, mean_interval, wilcoxon};
+use crate::{Experiment, Unit};
 
 /// One variant against the baseline.
 #[derive(Debug, Serialize)]
@@ -14,18 +14,23 @@ pub struct Comparison {
     pub variant: String,
     /// The baseline's name.
     pub baseline: String,
+    /// What counts as one observation: `pair` or `prompt`.
+    pub unit: &'static str,
     /// One test per metric, the primary metric first.
     pub tests: Vec<Test>,
     /// How far the pictures are from the baseline's.
     pub distance: Distance,
 }
 
-/// One metric of one comparison; a pair is the same prompt and seed in both variants.
+/// One metric of one comparison. A pair is the same prompt and seed in both variants; where
+/// prompts are the unit, the mean over a prompt's pairs stands for them.
 #[derive(Debug, Serialize)]
 pub struct Test {
     /// The metric's name.
     pub metric: &'static str,
-    /// How many pairs.
+    /// Which way the method's author claims it goes: `higher` or `lower`.
+    pub better: &'static str,
+    /// How many observations: pairs, or prompts where those are the unit.
     pub pairs: usize,
     /// Mean of the variant's values minus the baseline's.
     pub mean_difference: f64,
@@ -33,7 +38,7 @@ pub struct Test {
     pub interval: [f64; 2],
     /// Standard deviation of the differences.
     pub deviation: f64,
-    /// Share of pairs that go the way the method's author claims.
+    /// Share of the observations that go the way the method's author claims.
     pub improved: f64,
     /// Two-sided probability by Wilcoxon's signed-rank test.
     pub p: f64,
@@ -41,7 +46,7 @@ pub struct Test {
     pub method: &'static str,
     /// `p` after Holm's correction over the metrics of this comparison.
     pub p_holm: f64,
-    /// Every difference, in the order of the pairs.
+    /// Every difference, in the order of the experiment.
     #[serde(skip)]
     pub differences: Vec<f64>,
 }
@@ -68,8 +73,11 @@ pub fn compare(experiment: &Experiment, rows: &[Row]) -> Vec<Comparison> {
                 .chunks_exact(variants.len())
                 .map(|pair| [&pair[variant], &pair[experiment.baseline]])
                 .collect();
-            let mut tests: Vec<Test> =
-                experiment.metrics().into_iter().map(|metric| test(metric, &pairs)).collect();
+            let mut tests: Vec<Test> = experiment
+                .metrics()
+                .into_iter()
+                .map(|metric| test(experiment, metric, &pairs))
+                .collect();
             let corrected = holm(&tests.iter().map(|test| test.p).collect::<Vec<_>>());
             for (test, p_holm) in tests.iter_mut().zip(corrected) {
                 test.p_holm = p_holm;
@@ -77,6 +85,7 @@ pub fn compare(experiment: &Experiment, rows: &[Row]) -> Vec<Comparison> {
             Comparison {
                 variant: variants[variant].name.clone(),
                 baseline: variants[experiment.baseline].name.clone(),
+                unit: experiment.unit.name(),
                 tests,
                 distance: distance(&pairs),
             }
@@ -84,19 +93,28 @@ pub fn compare(experiment: &Experiment, rows: &[Row]) -> Vec<Comparison> {
         .collect()
 }
 
-fn test(metric: &'static Metric, pairs: &[[&Row; 2]]) -> Test {
-    let place = METRICS.iter().position(|known| known.name == metric.name).unwrap_or_default();
+fn test(experiment: &Experiment, metric: &'static Metric, pairs: &[[&Row; 2]]) -> Test {
+    let place = metrics::named(metric.name).map_or(0, |(place, _)| place);
     let value = |row: &Row| row.values[place];
-    let differences: Vec<f64> = pairs.iter().map(|[row, base]| value(row) - value(base)).collect();
+    let mut differences: Vec<f64> =
+        pairs.iter().map(|[row, base]| value(row) - value(base)).collect();
+    if experiment.unit == Unit::Prompt {
+        // Pairs go prompt by prompt.
+        differences = differences.chunks(experiment.seeds.count() as usize).map(mean).collect();
+    }
     let improved = differences.iter().filter(|difference| metric.improves(**difference)).count();
     let tested = wilcoxon(&differences);
     Test {
         metric: metric.name,
-        pairs: pairs.len(),
+        better: match metric.better {
+            Better::Higher => "higher",
+            Better::Lower => "lower",
+        },
+        pairs: differences.len(),
         mean_difference: mean(&differences),
         interval: mean_interval(&differences),
         deviation: deviation(&differences),
-        improved: improved as f64 / pairs.len().max(1) as f64,
+        improved: improved as f64 / differences.len().max(1) as f64,
         p: tested.p,
         method: match tested.method {
             Method::Exact => "exact",

@@ -60,7 +60,11 @@ fn every_metric_equals_the_oracles() {
         let picture = picture(name);
         assert_eq!(values.as_object().unwrap().len(), METRICS.len());
         for metric in METRICS {
-            close(metric.of(&picture), &values[metric.name], &format!("{name}, {}", metric.name));
+            close(
+                metric.of(&picture, None).unwrap(),
+                &values[metric.name],
+                &format!("{name}, {}", metric.name),
+            );
         }
     }
 }

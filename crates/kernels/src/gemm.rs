@@ -124,6 +124,12 @@ impl Grid {
     ) -> Self {
         let work = rows.saturating_mul(columns).saturating_mul(depth);
         let wanted = parallel::wanted_tasks(work);
+        // A few rows too many: narrower tasks instead, and the weight is packed once.
+        let (most_rows, most_columns) = if rows > most_rows && rows <= most_rows + most_rows / 2 {
+            (rows, most_columns / 2)
+        } else {
+            (most_rows, most_columns)
+        };
         let mut row_parts = rows.div_ceil(most_rows).max(1);
         let mut column_parts = columns.div_ceil(most_columns).max(1);
         if row_parts * column_parts < wanted {

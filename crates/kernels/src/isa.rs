@@ -47,7 +47,7 @@ impl Isa {
         Self::avx2().into_iter().chain([Self::PORTABLE]).collect()
     }
 
-    /// The level that `UNWRONG_ISA` asks for, or the fastest one when it is not set.
+    /// The level that `UNWRONG_ISA` asks for, or the fastest one when it is not set or empty.
     ///
     /// The kernels ignore a value that names no level of this machine; a program calls
     /// this first and shows the message.
@@ -60,6 +60,8 @@ impl Isa {
 
     fn asked_for(value: Option<&OsStr>) -> Result<Self, String> {
         let levels = Self::available();
+        // Set to nothing is how scripts unset a variable.
+        let value = value.filter(|value| !value.is_empty());
         let Some(value) = value else { return Ok(levels[0]) };
         levels.iter().copied().find(|level| value.to_str() == Some(level.name())).ok_or_else(|| {
             let names: Vec<_> = levels.iter().map(|level| format!("`{}`", level.name())).collect();
@@ -146,6 +148,7 @@ mod tests {
     #[test]
     fn the_variable_names_a_level_of_this_machine_or_is_refused() {
         assert_eq!(Isa::asked_for(None), Ok(Isa::available()[0]));
+        assert_eq!(Isa::asked_for(Some("".as_ref())), Ok(Isa::available()[0]));
         assert_eq!(Isa::asked_for(Some("portable".as_ref())), Ok(Isa::PORTABLE));
         assert_eq!(Isa::asked_for(Some("avx2".as_ref())).ok(), Isa::avx2());
         let refusal = Isa::asked_for(Some("sse9".as_ref())).expect_err("there is no such level");

@@ -22,6 +22,7 @@
 )]
 #![expect(unsafe_code, reason = "vector instructions, and threads that fill parts of one vector")]
 
+mod alarm;
 mod attention;
 mod backward;
 mod buffer;
@@ -42,6 +43,7 @@ pub mod reference;
 mod simd;
 mod winograd;
 
+pub use alarm::Alarm;
 pub use attention::{
     AttentionPass, AttentionShape, Tokens, attention, attention_backward, attention_strided,
     attention_with_log_sum,

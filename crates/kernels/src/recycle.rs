@@ -11,12 +11,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Smaller blocks are the inner allocator's business.
-const LARGE: usize = 1 << 20;
+const LARGE: usize = 1 << 17;
 /// This part of the peak may be kept beyond it: where the peak is reached again and again, the
 /// small blocks of a layer would else drive out each other.
 const SLACK: usize = 32;
 /// At so many blocks the oldest one goes.
-const SLOTS: usize = 1024;
+const SLOTS: usize = 4096;
 
 /// Bytes of all freed blocks that [`Recycling`] keeps: the next layers will use them, so whoever
 /// asks what is left of the memory counts them as free.
@@ -152,6 +152,16 @@ impl<A: GlobalAlloc> Recycling<A> {
         start
     }
 
+    /// A small block of `inner`'s. Where it has none, what is kept is better spent now.
+    fn small(&self, alloc: impl Fn() -> *mut u8) -> *mut u8 {
+        let start = alloc();
+        if !start.is_null() {
+            return start;
+        }
+        self.give_back(State::oldest);
+        alloc()
+    }
+
     /// Gives back what is kept beyond the peak, were `more` bytes in use.
     fn trim(&self, more: usize) {
         self.give_back(|state| state.excess(more));
@@ -174,7 +184,7 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for Recycling<A> {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let Some(layout) = large(layout) else {
             // SAFETY: passed on.
-            return unsafe { self.inner.alloc(layout) };
+            return self.small(|| unsafe { self.inner.alloc(layout) });
         };
         if let Some(start) = self.reuse(layout) {
             return start;
@@ -186,7 +196,7 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for Recycling<A> {
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         let Some(layout) = large(layout) else {
             // SAFETY: passed on.
-            return unsafe { self.inner.alloc_zeroed(layout) };
+            return self.small(|| unsafe { self.inner.alloc_zeroed(layout) });
         };
         // SAFETY: passed on; fresh pages are zero without anybody writing them.
         self.fresh(layout, |layout| unsafe { self.inner.alloc_zeroed(layout) })
@@ -216,7 +226,7 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for Recycling<A> {
         };
         match (large(layout), large(wanted)) {
             // SAFETY: passed on.
-            (None, None) => unsafe { self.inner.realloc(start, layout, size) },
+            (None, None) => self.small(|| unsafe { self.inner.realloc(start, layout, size) }),
             (Some(before), Some(after)) if before == after => start,
             _ => {
                 // SAFETY: the new block is another one; both hold at least the smaller size.

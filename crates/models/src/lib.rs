@@ -16,4 +16,4 @@ pub mod vae;
 pub use error::{Error, Result};
 pub use layers::{Observer, Run};
 
-pub use unwrong_kernels::{Recycling, kept_bytes};
+pub use unwrong_kernels::{Alarm, Recycling, kept_bytes};

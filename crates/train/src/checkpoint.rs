@@ -51,13 +51,15 @@ impl Checkpoints {
     /// A damaged file is passed over for the one before it. Settings that differ are an error.
     pub fn last(&self, like: &State) -> Result<Option<State>> {
         for path in self.files()?.into_iter().rev() {
-            let Some((settings, state)) = read(&path, like) else { continue };
+            let Some((settings, file)) = read(&path) else { continue };
             if settings != self.settings {
                 return Err(Error::OtherTraining {
                     difference: difference(&settings, &self.settings),
                 });
             }
-            return Ok(Some(state));
+            if let Some(state) = state(&file, like) {
+                return Ok(Some(state));
+            }
         }
         Ok(None)
     }
@@ -97,6 +99,10 @@ fn encode(state: &State, settings: &str) -> Vec<u8> {
     for (index, values) in state.tensors.iter().enumerate() {
         add(format!("{index:06}.value"), values);
     }
+    let means = state.average.iter().flat_map(|average| average.tensors.iter().enumerate());
+    for (index, means) in means {
+        add(format!("{index:06}.average"), means);
+    }
     for (index, moments) in state.optimizer.moments.iter().enumerate() {
         add(format!("{index:06}.mean"), &moments.mean);
         add(format!("{index:06}.square"), &moments.square);
@@ -108,14 +114,19 @@ fn encode(state: &State, settings: &str) -> Vec<u8> {
     safetensors_bytes(&tensors, &metadata)
 }
 
-/// Settings and state, if the file is whole and its tensors are those of `like`.
-fn read(path: &Path, like: &State) -> Option<(String, State)> {
+/// Settings and tensors, if the file is whole.
+fn read(path: &Path) -> Option<(String, SafetensorsFile)> {
     let bytes = Bytes::owned(fs::read(path).ok()?);
     let file = SafetensorsFile::parse(&bytes, &path.display().to_string()).ok()?;
     let settings = file.metadata().get(SETTINGS)?.clone();
     if *file.metadata().get(CHECKSUM)? != checksum(&settings, file.weights()) {
         return None;
     }
+    Some((settings, file))
+}
+
+/// The state in a file, if its tensors are those of `like`.
+fn state(file: &SafetensorsFile, like: &State) -> Option<State> {
     let values = |name: &str| Some(file.weights().get(name)?.values_f32());
     let losses = values("losses")?;
     let mut state = like.clone();
@@ -125,11 +136,17 @@ fn read(path: &Path, like: &State) -> Option<(String, State)> {
     for (index, tensor) in state.tensors.iter_mut().enumerate() {
         *tensor = values(&format!("{index:06}.value"))?;
     }
+    if let Some(average) = &mut state.average {
+        average.steps = state.step;
+        for (index, means) in average.tensors.iter_mut().enumerate() {
+            *means = values(&format!("{index:06}.average"))?;
+        }
+    }
     for (index, moments) in state.optimizer.moments.iter_mut().enumerate() {
         let mean = values(&format!("{index:06}.mean"))?;
         *moments = Moments { mean, square: values(&format!("{index:06}.square"))? };
     }
-    Some((settings, state))
+    Some(state)
 }
 
 fn checksum(settings: &str, tensors: &BTreeMap<String, FrozenWeight>) -> String {

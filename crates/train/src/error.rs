@@ -7,6 +7,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use unwrong::memory::gigabytes;
+
 /// Shorthand for results of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -19,12 +21,14 @@ pub enum Error {
     NoLayers,
 
     /// A loss or gradient that is infinite or no number.
-    #[error("the loss of step {step} is {loss}, and its gradient no finite number")]
+    #[error("{} of step {step} is {value}, which is no finite number", what.name())]
     NotFinite {
         /// Counted from 1.
         step: u64,
-        /// What the loss was.
-        loss: f64,
+        /// Which of the two.
+        what: StepNumber,
+        /// What it was.
+        value: f64,
     },
 
     /// Checkpoints of another training are where this one's should be.
@@ -32,6 +36,20 @@ pub enum Error {
     OtherTraining {
         /// The first thing that differs.
         difference: String,
+    },
+
+    /// Activations, matrices and what the optimiser keeps do not fit into memory.
+    #[error(
+        "{what} takes about {} of memory, and {} may be used",
+        gigabytes(*needs), gigabytes(*budget)
+    )]
+    NotEnoughMemory {
+        /// `a step`, `encoding a picture of 1024x1024`.
+        what: String,
+        /// Bytes, as estimated.
+        needs: u64,
+        /// Bytes that are free, or that the options allow.
+        budget: u64,
     },
 
     /// The training was put aside.
@@ -136,6 +154,24 @@ pub enum Error {
     Tensor(#[from] candle_core::Error),
 }
 
+/// A number that a step comes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StepNumber {
+    /// Mean over its pictures.
+    Loss,
+    /// Length of its gradient.
+    Gradient,
+}
+
+impl StepNumber {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Loss => "the loss",
+            Self::Gradient => "the length of the gradient",
+        }
+    }
+}
+
 impl From<unwrong::Error> for Error {
     fn from(error: unwrong::Error) -> Self {
         Self::Unwrong(Box::new(error))
@@ -148,21 +184,30 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::NoPictures { hint, .. } => Some(hint.clone()),
-            Self::Unusable { .. } => {
-                Some("mend or remove them, or leave `strict` out to train on the others".to_owned())
-            }
+            Self::Unusable { .. } => Some(
+                "mend or remove them, or leave `--strict` out to train on the others".to_owned(),
+            ),
             Self::NoCaption { .. } => {
-                Some("give one caption for all that have none, such as `wrong`".to_owned())
+                Some("give one caption for all that have none: `--trigger wrong`".to_owned())
             }
             Self::NoLayers => Some("choose `attention` or `feed-forward`".to_owned()),
             Self::NotFinite { .. } => {
-                Some("try a lower rate; checkpoints that were made before are kept".to_owned())
+                Some("try a lower `--rate`; checkpoints that were made before are kept".to_owned())
             }
+            Self::NotEnoughMemory { .. } => Some(
+                "try a smaller `--resolution`, `--batch` or `--rank`, or allow more with `--memory`"
+                    .to_owned(),
+            ),
             Self::OtherTraining { .. } => Some(
                 "give the options it was begun with, another output, or `--force` to begin anew"
                     .to_owned(),
             ),
             Self::Changed { .. } => Some("start again: the folder is read anew".to_owned()),
+            Self::Io { action: "read", source, .. }
+                if source.kind() == io::ErrorKind::NotADirectory =>
+            {
+                Some("give the folder that holds the pictures".to_owned())
+            }
             Self::Unwrong(error) => error.hint(),
             Self::Models(error) => error.hint(),
             _ => None,
@@ -175,6 +220,7 @@ impl Error {
         match self {
             Self::OutOfRange { .. }
             | Self::NoLayers
+            | Self::NotEnoughMemory { .. }
             | Self::OtherTraining { .. }
             | Self::NoPictures { .. }
             | Self::Unusable { .. }

@@ -8,7 +8,6 @@ use std::collections::BTreeMap;
 use serde_json::json;
 
 use crate::data::Dataset;
-use crate::optimizer::RateSchedule;
 use crate::trainer::Trainer;
 
 /// What metadata is made from.
@@ -33,11 +32,6 @@ pub fn metadata(facts: &Facts<'_>) -> BTreeMap<String, String> {
     let batches = facts.dataset.batches_per_epoch();
     let epochs = (state.step * options.accumulation as u64).div_ceil(batches.max(1));
     let pictures = facts.dataset.items().len();
-    let schedule = match options.schedule {
-        RateSchedule::Constant => "constant",
-        RateSchedule::Cosine => "cosine",
-        RateSchedule::Linear => "linear",
-    };
     let side = data.side();
     let mut metadata = BTreeMap::new();
     let mut add = |key: &str, value: String| metadata.insert(key.to_owned(), value);
@@ -51,7 +45,7 @@ pub fn metadata(facts: &Facts<'_>) -> BTreeMap<String, String> {
     add("ss_network_dropout", options.dropout.to_string());
     add("ss_learning_rate", options.rate.to_string());
     add("ss_unet_lr", options.rate.to_string());
-    add("ss_lr_scheduler", schedule.to_owned());
+    add("ss_lr_scheduler", options.schedule.name().to_owned());
     add("ss_lr_warmup_steps", options.warmup.to_string());
     add("ss_optimizer", "AdamW".to_owned());
     add("ss_max_train_steps", options.steps.to_string());
@@ -59,7 +53,11 @@ pub fn metadata(facts: &Facts<'_>) -> BTreeMap<String, String> {
     add("ss_epoch", epochs.to_string());
     add("ss_num_epochs", epochs.to_string());
     add("ss_num_train_images", (pictures * data.repeats as usize).to_string());
-    add("ss_num_reg_images", "0".to_owned());
+    let class = facts.trainer.class().map_or(0, |class| class.items().len());
+    add("ss_num_reg_images", (class * data.repeats as usize).to_string());
+    if class > 0 {
+        add("ss_prior_loss_weight", options.prior_weight.to_string());
+    }
     add("ss_num_batches_per_epoch", batches.to_string());
     add("ss_total_batch_size", data.batch_size.to_string());
     add("ss_gradient_accumulation_steps", options.accumulation.to_string());

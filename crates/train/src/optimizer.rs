@@ -110,6 +110,16 @@ pub enum RateSchedule {
 }
 
 impl RateSchedule {
+    /// As diffusers and kohya's scripts call it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Constant => "constant",
+            Self::Cosine => "cosine",
+            Self::Linear => "linear",
+        }
+    }
+
     /// The factor of the rate at `step` (from 0) of `steps`, of which the first `warmup` rise to
     /// it in a straight line; as diffusers' `get_scheduler`.
     #[must_use]

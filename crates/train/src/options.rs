@@ -35,6 +35,11 @@ pub struct TrainOptions {
     pub optimizer: AdamWOptions,
     /// How answers count.
     pub loss: LossOptions,
+    /// How much the loss of class pictures counts, where there are some.
+    pub prior_weight: f64,
+    /// The file gets running means of the matrices, of which a step keeps up to this share;
+    /// absent: the matrices of the last step.
+    pub ema: Option<f64>,
     /// What everything random follows from.
     pub seed: u64,
 }
@@ -56,6 +61,8 @@ impl Default for TrainOptions {
             max_grad_norm: Some(1.0),
             optimizer: AdamWOptions::default(),
             loss: LossOptions::default(),
+            prior_weight: 1.0,
+            ema: None,
             seed: 0,
         }
     }
@@ -97,6 +104,12 @@ impl TrainOptions {
         }
         if let Some(limit) = self.max_grad_norm.filter(|limit| limit.is_nan() || *limit <= 0.0) {
             return refuse("max_grad_norm", &limit, "a number above 0");
+        }
+        if !(self.prior_weight.is_finite() && self.prior_weight >= 0.0) {
+            return refuse("prior_weight", &self.prior_weight, "a number from 0 on");
+        }
+        if let Some(decay) = self.ema.filter(|decay| !(0.0..1.0).contains(decay)) {
+            return refuse("ema", &decay, "0 to below 1");
         }
         let AdamWOptions { betas, eps, weight_decay } = self.optimizer;
         for beta in [betas.0, betas.1] {

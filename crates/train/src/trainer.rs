@@ -7,12 +7,13 @@ use unwrong::noise::Noise;
 use unwrong::request::NoiseKind;
 use unwrong_models::files::{FrozenWeight, PredictionType};
 use unwrong_models::lora::{Branch, Dropout, LoraLayer, Network, Trained};
-use unwrong_models::unet::{KEPT_BYTES, Told, TrainingPass};
+use unwrong_models::unet::{Told, TrainingPass};
 
+use crate::average::Average;
 use crate::data::draws::{Draws, Purpose};
 use crate::data::{Array, Cache, Dataset, Entry, Example, Key};
 use crate::diffusion::{Diffusion, Sample, loss};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, StepNumber};
 use crate::layers::{Layer, initial};
 use crate::optimizer::{AdamW, clip, norm};
 use crate::options::TrainOptions;
@@ -21,6 +22,8 @@ use crate::options::TrainOptions;
 pub struct Trainer<'a> {
     pipeline: &'a Pipeline,
     dataset: &'a Dataset,
+    /// Pictures of the class, for prior preservation.
+    class: Option<&'a Dataset>,
     cache: &'a Cache,
     /// Tells the cached numbers of one model from another's.
     identity: String,
@@ -38,8 +41,24 @@ pub struct State {
     /// `down` and `up` of every layer, in turn.
     pub(crate) tensors: Vec<Vec<f32>>,
     pub(crate) optimizer: AdamW,
+    /// Running means of the tensors, where the options ask for them.
+    pub(crate) average: Option<Average>,
     /// Of every step.
     pub(crate) losses: Vec<f32>,
+}
+
+impl State {
+    /// Steps that were made.
+    #[must_use]
+    pub fn step(&self) -> u64 {
+        self.step
+    }
+
+    /// The loss of every step.
+    #[must_use]
+    pub fn losses(&self) -> &[f32] {
+        &self.losses
+    }
 }
 
 /// What a step came to.
@@ -47,12 +66,25 @@ pub struct State {
 pub struct StepReport {
     /// Counted from 1.
     pub step: u64,
-    /// Mean over the step's pictures.
+    /// Mean over the step's pictures, and that of the class pictures times its weight.
     pub loss: f64,
+    /// The mean over the class pictures alone, where there are some.
+    pub prior: Option<f64>,
     /// The learning rate.
     pub rate: f64,
     /// Length of the gradient before it was shortened.
     pub gradient_norm: f64,
+}
+
+/// A batch within its step.
+#[derive(Clone, Copy)]
+struct Place {
+    /// Tells its random numbers from those of the step's other batches.
+    part: u64,
+    /// Its share of the pictures.
+    share: f64,
+    /// How much its loss counts.
+    weight: f64,
 }
 
 impl<'a> Trainer<'a> {
@@ -74,9 +106,27 @@ impl<'a> Trainer<'a> {
             .collect();
         let sizes: Vec<_> = tensors.iter().map(Vec::len).collect();
         let optimizer = AdamW::new(options.optimizer, &sizes);
-        let state = State { step: 0, tensors, optimizer, losses: Vec::new() };
+        let average = options.ema.map(|decay| Average::new(decay, &tensors));
+        let state = State { step: 0, tensors, optimizer, average, losses: Vec::new() };
         let identity = pipeline.weights_identity()?;
-        Ok(Self { pipeline, dataset, cache, identity, options, diffusion, layers, state })
+        let class = None;
+        Ok(Self { pipeline, dataset, class, cache, identity, options, diffusion, layers, state })
+    }
+
+    /// Trains on pictures of the class, too, so that the model forgets it less: prior
+    /// preservation (Ruiz et al. 2022, `DreamBooth`, arXiv:2208.12242).
+    ///
+    /// Every batch comes with a batch of them, whose loss is added times
+    /// [`TrainOptions::prior_weight`].
+    #[must_use]
+    pub fn with_class(self, class: &'a Dataset) -> Self {
+        Self { class: Some(class), ..self }
+    }
+
+    /// The pictures of the class, if there are some.
+    #[must_use]
+    pub fn class(&self) -> Option<&'a Dataset> {
+        self.class
     }
 
     /// Where the training stands.
@@ -97,6 +147,18 @@ impl<'a> Trainer<'a> {
         Ok(())
     }
 
+    /// The pictures.
+    #[must_use]
+    pub fn dataset(&self) -> &'a Dataset {
+        self.dataset
+    }
+
+    /// The open model.
+    #[must_use]
+    pub fn pipeline(&self) -> &'a Pipeline {
+        self.pipeline
+    }
+
     /// What was asked.
     #[must_use]
     pub fn options(&self) -> &TrainOptions {
@@ -106,17 +168,19 @@ impl<'a> Trainer<'a> {
     /// What the training is, a line for each option: two trainings with the same settings are
     /// one.
     pub fn settings(&self) -> Result<String> {
-        let pictures: Vec<_> = self
-            .dataset
-            .items()
-            .iter()
-            .map(|item| (&item.sha256, &item.caption, item.bucket.to_string()))
-            .collect();
+        let pictures = |dataset: &'a Dataset| -> Vec<_> {
+            let items = dataset.items().iter();
+            items.map(|item| (&item.sha256, &item.caption, item.bucket.to_string())).collect()
+        };
+        let class = self.class.map(
+            |class| serde_json::json!({ "data": class.options(), "pictures": pictures(class) }),
+        );
         let settings = serde_json::json!({
             "model": self.identity,
             "training": self.options,
             "data": self.dataset.options(),
-            "pictures": pictures,
+            "class": class,
+            "pictures": pictures(self.dataset),
         });
         Ok(serde_json::to_string_pretty(&settings)?)
     }
@@ -136,10 +200,12 @@ impl<'a> Trainer<'a> {
         self.state.step >= self.options.steps
     }
 
-    /// The matrices as they are, for a file.
+    /// The matrices as they are, or their running means, for a file.
     #[must_use]
     pub fn lora(&self) -> Vec<LoraLayer> {
-        let pairs = self.layers.iter().zip(self.state.tensors.as_chunks::<2>().0);
+        let State { tensors, average, .. } = &self.state;
+        let tensors = average.as_ref().map_or(tensors, |average| &average.tensors);
+        let pairs = self.layers.iter().zip(tensors.as_chunks::<2>().0);
         let rank = self.options.rank;
         pairs
             .map(|(layer, [down, up])| LoraLayer {
@@ -155,7 +221,8 @@ impl<'a> Trainer<'a> {
     /// Computes what the VAE and the text encoders say about every picture of the first epoch,
     /// so that the steps find it; `done` is told how many of how many there are.
     pub fn prepare(&self, done: &mut dyn FnMut(usize, usize) -> Result<()>) -> Result<()> {
-        let examples: Vec<_> = self.dataset.batches(0).into_iter().flatten().collect();
+        let datasets = [Some(self.dataset), self.class].into_iter().flatten();
+        let examples: Vec<_> = datasets.flat_map(|dataset| dataset.batches(0)).flatten().collect();
         for (index, example) in examples.iter().enumerate() {
             done(index, examples.len())?;
             self.posterior(example)?;
@@ -169,35 +236,62 @@ impl<'a> Trainer<'a> {
         let (step, options) = (self.state.step, self.options);
         let mut gradients: Vec<Vec<f32>> =
             self.state.tensors.iter().map(|tensor| vec![0.0; tensor.len()]).collect();
-        let batches: Vec<_> = (0..options.accumulation as u64)
-            .map(|part| self.dataset.batch(step * options.accumulation as u64 + part))
-            .collect();
-        let pictures: usize = batches.iter().map(Vec::len).sum();
-        let mut sum = 0.0;
-        for (part, batch) in batches.iter().enumerate() {
-            let share = batch.len() as f64 / pictures as f64;
-            sum += self.accumulate(batch, part as u64, share, &mut gradients)?;
+        let mut sum = self.accumulate(self.dataset, 0, 1.0, &mut gradients)?;
+        let mut prior = None;
+        if let Some(class) = self.class {
+            // Numbers of their own, so that no picture gets the noise of another.
+            let first = options.accumulation as u64;
+            let loss = self.accumulate(class, first, options.prior_weight, &mut gradients)?;
+            sum += options.prior_weight * loss;
+            prior = Some(loss);
         }
         let length = match options.max_grad_norm {
             Some(limit) => clip(&mut gradients, limit),
             None => norm(&gradients),
         };
-        if !(sum.is_finite() && length.is_finite()) {
-            return Err(Error::NotFinite { step: step + 1, loss: sum });
+        for (what, value) in [(StepNumber::Loss, sum), (StepNumber::Gradient, length)] {
+            if !value.is_finite() {
+                return Err(Error::NotFinite { step: step + 1, what, value });
+            }
         }
         let rate = options.rate * options.schedule.factor(step, options.steps, options.warmup);
         self.state.optimizer.step(&mut self.state.tensors, &gradients, rate);
+        if let Some(average) = &mut self.state.average {
+            average.step(&self.state.tensors);
+        }
         self.state.step += 1;
         self.state.losses.push(sum as f32);
-        Ok(StepReport { step: step + 1, loss: sum, rate, gradient_norm: length })
+        Ok(StepReport { step: step + 1, loss: sum, prior, rate, gradient_norm: length })
+    }
+
+    /// Adds the gradients of a step's batches times `weight`; returns their loss without it.
+    ///
+    /// The batches' numbers, which chance follows from, begin at `first`.
+    fn accumulate(
+        &self,
+        dataset: &Dataset,
+        first: u64,
+        weight: f64,
+        gradients: &mut [Vec<f32>],
+    ) -> Result<f64> {
+        let parts = self.options.accumulation as u64;
+        let batch = |part| dataset.batch(self.state.step * parts + part);
+        let batches: Vec<_> = (0..parts).map(batch).collect();
+        let pictures: usize = batches.iter().map(Vec::len).sum();
+        let mut sum = 0.0;
+        for (part, batch) in batches.iter().enumerate() {
+            let share = batch.len() as f64 / pictures as f64;
+            let place = Place { part: first + part as u64, share, weight };
+            sum += self.add_batch(batch, place, gradients)?;
+        }
+        Ok(sum)
     }
 
     /// Adds a batch's gradients; returns its part of the loss.
-    fn accumulate(
+    fn add_batch(
         &self,
         batch: &[Example<'_>],
-        part: u64,
-        share: f64,
+        Place { part, share, weight }: Place,
         gradients: &mut [Vec<f32>],
     ) -> Result<f64> {
         let samples = self.samples(batch, part)?;
@@ -218,13 +312,14 @@ impl<'a> Trainer<'a> {
             timesteps: &timesteps,
             told: Told::Features { prompt_embeds, pooled_embeds },
             time_ids: &time_ids,
-            keep: KEPT_BYTES,
+            keep: self.kept_bytes(),
         };
         let mut value = 0.0;
         let found = self.pipeline.unet().gradients(&pass, |answer| {
             let answers = answer.flatten_all()?.to_vec1::<f32>()?;
-            let (sum, gradient) = loss(&answers, &samples, share);
+            let (sum, mut gradient) = loss(&answers, &samples, share);
             value = sum;
+            gradient.iter_mut().for_each(|x| *x = (f64::from(*x) * weight) as f32);
             Ok(Tensor::from_vec(gradient, answer.shape(), answer.device())?)
         })?;
         let pairs = self.layers.iter().zip(gradients.as_chunks_mut::<2>().0);

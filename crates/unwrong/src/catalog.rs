@@ -14,6 +14,10 @@ const BASE: &str = "base";
 const REFINER: &str = "refiner";
 /// The method's LoRA beside a model, where `unwrong.toml` names no other.
 const WRONG_LORA: &str = "wrong-lora.safetensors";
+/// Where the published models are, on Hugging Face.
+const SDXL_BASE: &str = "stabilityai/stable-diffusion-xl-base-1.0";
+const SDXL_REFINER: &str = "stabilityai/stable-diffusion-xl-refiner-1.0";
+const SDXL_WRONG_LORA: &str = "minimaxir/sdxl-wrong-lora";
 /// The word for "no refiner" in a request.
 const NONE: &str = "none";
 
@@ -79,13 +83,13 @@ impl Catalog {
                 hint: Some("name one with `--model`".to_owned()),
             })?,
         };
-        let place = self.place(name, BASE);
+        let place = self.place(name, BASE)?;
         let base = place.open()?;
         let bundle = self.bundle(name);
 
         let refiner = match request.refiner.as_deref() {
             Some(NONE) => None,
-            Some(name) => Some(self.place(name, REFINER).open()?),
+            Some(name) => Some(self.place(name, REFINER)?.open()?),
             None => match bundle.as_ref().map(|bundle| bundle.join(REFINER)) {
                 Some(folder) if folder.is_there() => Some(ModelParts::open_folder(&folder)?),
                 _ => None,
@@ -122,11 +126,29 @@ impl Catalog {
         folder.join(BASE).exists("model_index.json").then_some(folder)
     }
 
-    fn place(&self, name: &str, part: &str) -> Place {
-        match self.bundle(name) {
+    fn place(&self, name: &str, part: &str) -> Result<Place> {
+        let path = Path::new(name);
+        Ok(match self.bundle(name) {
             Some(bundle) => Place::Folder(bundle.join(part)),
-            None if Path::new(name).is_file() => Place::File(name.to_owned()),
-            None => Place::Folder(Folder::disk(name)),
+            None if path.is_file() => Place::File(name.to_owned()),
+            None if path.exists() => Place::Folder(Folder::disk(name)),
+            None => return Err(self.no_model(name)),
+        })
+    }
+
+    fn no_model(&self, name: &str) -> Error {
+        let known: Vec<_> = self.builtin.iter().map(|(name, _)| format!("`{name}`")).collect();
+        let built_in = if known.is_empty() {
+            String::new()
+        } else {
+            format!(", nor is it built in, as {} is", known.join(", "))
+        };
+        Error::Request {
+            problem: format!("the model `{name}` is neither a folder nor a file{built_in}"),
+            hint: Some(format!(
+                "check the path; SDXL itself is at huggingface.co under {SDXL_BASE} and \
+                 {SDXL_REFINER}: download the folder and name it"
+            )),
         }
     }
 }
@@ -186,7 +208,10 @@ impl Opened {
             }
             None => Err(Error::Request {
                 problem: format!("`{}` has no wrong-LoRA: `{name}` is not beside it", self.name),
-                hint: Some("name one with `--wrong-lora`".to_owned()),
+                hint: Some(format!(
+                    "name one with `--wrong-lora`; the published one for SDXL is at huggingface.co \
+                     under {SDXL_WRONG_LORA}"
+                )),
             }),
         }
     }

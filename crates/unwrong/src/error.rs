@@ -6,7 +6,7 @@
 //! HTTP 4xx) and "something broke" (exit code 2, HTTP 5xx).
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::memory::gigabytes;
 use crate::request::Size;
@@ -116,6 +116,13 @@ pub enum Error {
         path: PathBuf,
     },
 
+    /// Another run of the program works in the folder.
+    #[error("another run is at work in `{}`", folder.display())]
+    Busy {
+        /// The folder.
+        folder: PathBuf,
+    },
+
     /// A file that is not the picture it should be.
     #[error("`{}` cannot be read as a picture: {problem}", path.display())]
     NotAPicture {
@@ -130,6 +137,17 @@ pub enum Error {
     NoRequestInPicture {
         /// The file.
         path: PathBuf,
+        /// Whether it carries something else: texts of other programs.
+        has_texts: bool,
+    },
+
+    /// A name that the user gave and that nothing has.
+    #[error("`{}` does not exist, expected {expected}", path.display())]
+    NotThere {
+        /// The name.
+        path: PathBuf,
+        /// What should be there: `a picture`.
+        expected: &'static str,
     },
 
     /// A picture that does not fit into the format of the file.
@@ -169,7 +187,7 @@ pub enum Error {
         gigabytes(*needs), gigabytes(*budget)
     )]
     NotEnoughMemory {
-        /// `a step`, `decoding` or `encoding`.
+        /// `a step`, `decoding`, `decoding, even in tiles,` or `encoding`.
         what: &'static str,
         /// Size of the picture.
         size: Size,
@@ -197,6 +215,15 @@ pub enum Error {
 }
 
 impl Error {
+    /// For `map_err`: the system did not let us read what should be `expected`.
+    pub fn reading(path: &Path, expected: &'static str) -> impl Fn(io::Error) -> Self + use<> {
+        let path = path.to_owned();
+        move |source| match source.kind() {
+            io::ErrorKind::NotFound => Self::NotThere { path: path.clone(), expected },
+            _ => Self::Io { action: "read", path: path.clone(), source },
+        }
+    }
+
     /// One sentence on what to do next, where there is something to do.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
@@ -217,9 +244,18 @@ impl Error {
             Self::FileExists { .. } => {
                 Some("give another name, or `--force` to replace it".to_owned())
             }
-            Self::NoRequestInPicture { .. } => {
+            Self::Busy { .. } => {
+                Some("wait until it is done, or give another folder or name".to_owned())
+            }
+            Self::NoRequestInPicture { has_texts: true, .. } => {
                 Some("`unwrong metadata` prints what the picture does carry".to_owned())
             }
+            Self::NoRequestInPicture { has_texts: false, .. } => Some(
+                "pictures that `unwrong` wrote carry theirs, unless another program has saved \
+                 them since; for this one, type the prompt"
+                    .to_owned(),
+            ),
+            Self::NotThere { .. } => Some("check the path".to_owned()),
             Self::NotFinite { what } => Some(if what.contains("decoded") {
                 "the VAE may overflow: try another one with `--vae`".to_owned()
             } else {
@@ -244,10 +280,12 @@ impl Error {
             | Self::Request { .. }
             | Self::UnknownFormat { .. }
             | Self::FileExists { .. }
+            | Self::Busy { .. }
             | Self::NotAPicture { .. }
             | Self::SchedulerOption { .. }
             | Self::NotEnoughMemory { .. }
-            | Self::NoRequestInPicture { .. } => true,
+            | Self::NoRequestInPicture { .. }
+            | Self::NotThere { .. } => true,
             // A name that is not there was mistyped; a disk that fails was not.
             Self::Io { source, .. } => source.kind() == io::ErrorKind::NotFound,
             Self::Models(error) => error.is_file_error(),

@@ -250,7 +250,8 @@ impl Pipeline {
             let embedded = self.identity.embed(&job.plan.alone, &job.adapters.embedded)?;
             let generation =
                 Generation { pixels, plan: job.plan, embedded, loras, timings: job.timings };
-            announce(progress, Event::Picture { index: picture, generation: &generation })?;
+            let finished = Event::Picture { index: picture, pictures, generation: &generation };
+            announce(progress, finished)?;
             generations.push(generation);
         }
         Ok(generations)

@@ -14,6 +14,7 @@
 //! | 10 | write | pixels → file, the request inside | [`picture`] |
 
 pub mod bench;
+pub mod captions;
 pub mod catalog;
 pub mod compare;
 mod denoiser;
@@ -21,6 +22,7 @@ pub mod encode;
 pub mod error;
 pub mod generate;
 mod identity;
+pub mod lock;
 pub mod lora;
 pub mod memory;
 pub mod noise;
@@ -41,4 +43,4 @@ pub use error::{Error, Result};
 pub use generate::Generation;
 pub use pipeline::{Options, Pipeline};
 pub use request::GenerateRequest;
-pub use unwrong_models::Recycling;
+pub use unwrong_models::{Alarm, Recycling};

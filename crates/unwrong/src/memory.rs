@@ -91,15 +91,28 @@ fn left_of_group(limit: &str, used: &str, stat: &str) -> Option<u64> {
 
 impl Pipeline {
     /// What activations may take now, in bytes; absent where nobody knows.
+    #[must_use]
+    pub fn memory(&self) -> Option<u64> {
+        self.memory.or_else(free)
+    }
+
+    /// What encoding a picture of this size takes, in bytes, as estimated.
+    #[must_use]
+    pub fn encode_bytes(&self, size: Size) -> u64 {
+        self.vae.plan_encode(latents(size), None).whole_bytes
+    }
+
+    /// What activations may take now, in bytes; absent where nobody knows.
     ///
-    /// Refuses a picture whose steps, or whose decode in the smallest tiles, need more.
+    /// Refuses a picture whose steps, or whose decode even in the smallest tiles, need more.
     pub(crate) fn budget<'a>(&self, plans: impl Iterator<Item = &'a Plan>) -> Result<Option<u64>> {
-        let Some(budget) = self.memory.or_else(free) else { return Ok(None) };
+        let Some(budget) = self.memory() else { return Ok(None) };
         let refiner = self.refiner.as_ref().map(|refiner| &refiner.unet);
         for plan in plans {
             let steps = [Some(&self.base.unet), refiner].into_iter().flatten();
             let steps = steps.map(|unet| ("a step", step_bytes(unet, plan)));
-            let decode = ("decoding", self.plan_decode(plan.size, Some(budget)).bytes);
+            let decode = self.plan_decode(plan.size, Some(budget));
+            let decode = (decoding(decode.tiling), decode.bytes);
             for (what, needs) in steps.chain([decode]) {
                 if needs > budget {
                     return Err(Error::NotEnoughMemory { what, size: plan.size, needs, budget });
@@ -112,6 +125,13 @@ impl Pipeline {
     /// How to decode a picture of this size.
     pub(crate) fn plan_decode(&self, size: Size, budget: Option<u64>) -> Work {
         self.vae.plan_decode(latents(size), budget)
+    }
+}
+
+fn decoding(tiling: Tiling) -> &'static str {
+    match tiling {
+        Tiling::Whole => "decoding",
+        Tiling::Tiles { .. } => "decoding, even in tiles,",
     }
 }
 
@@ -128,7 +148,8 @@ pub(crate) fn tiling_warning(work: &Work, budget: Option<u64>) -> Option<String>
 }
 
 /// `1.43 GB`, of 10⁹ bytes.
-pub(crate) fn gigabytes(bytes: u64) -> String {
+#[must_use]
+pub fn gigabytes(bytes: u64) -> String {
     format!("{:.2} GB", bytes as f64 / 1e9)
 }
 

@@ -55,6 +55,8 @@ pub enum Event<'a> {
     Picture {
         /// Which one, counted from 0.
         index: usize,
+        /// Of how many.
+        pictures: usize,
         /// The picture and what made it.
         generation: &'a Generation,
     },

@@ -22,6 +22,7 @@ use self::rows::{Row, Who};
 use crate::say;
 
 pub(crate) use self::options::USAGE;
+pub(crate) use self::table::machine;
 
 /// Measures every row of the table, round by round.
 pub(crate) fn bench(arguments: &[String]) -> Result<()> {

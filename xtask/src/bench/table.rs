@@ -95,7 +95,7 @@ fn notes(options: &Options, variants: &Variants, results: &Results) -> String {
 }
 
 /// Processor, threads, commit.
-fn machine() -> String {
+pub(crate) fn machine() -> String {
     let information = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let name = information
         .lines()

@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use unwrong::GenerateRequest;
-use unwrong_eval::{Experiment, Seeds, Variant, prompts};
+use unwrong_eval::{Experiment, Follow, Seeds, Unit, Variant, prompts};
 
 use super::{ModelArgs, SamplingArgs};
 use crate::failure::wrong_request;
@@ -15,16 +15,17 @@ pub(super) const EXAMPLES: &str = "Examples:
   unwrong eval --prompts prompts.txt --variant none --variant both \\
       --variant half:wrong=0.5 --variant \"plain:negative-prompt=blurry, ugly\" -o eval/
 
-The default variants: none; word (`wrong` as the negative prompt, no LoRA); lora (the
-wrong-LoRA, no negative prompt); both (the method); keywords (the 13 keywords as the
-negative prompt, no LoRA). Keys of others: negative-prompt=TEXT, wrong=SCALE (the LoRA and
-its word), lora=SCALE (the LoRA without it), guidance-scale=N, prefix=TEXT, suffix=TEXT;
-a SCALE of `auto` is the model's own; `\\,` is a comma inside a text before `key=`.";
+The default variants: none; word (`wrong` as the negative prompt, no LoRA); lora (the \
+wrong-LoRA, no negative prompt); both (the method); keywords (the 13 keywords as the negative \
+prompt, no LoRA). Keys of others: negative-prompt=TEXT, wrong=SCALE (the LoRA and its word), \
+lora=SCALE (the LoRA without it), guidance-scale=N, prefix=TEXT, suffix=TEXT; a SCALE of `auto` \
+is the model's own; `\\,` is a comma inside a text before `key=`.";
 
 #[derive(Debug, Args)]
 #[command(mut_arg("seed", |arg| arg.hide(true)))]
 #[command(mut_arg("negative_prompt", |arg| arg.hide(true)))]
 #[command(mut_arg("wrong", |arg| arg.hide(true)))]
+#[expect(clippy::option_option, reason = "absent, bare and with a number are three things")]
 pub(crate) struct EvalArgs {
     /// A text file with one prompt a line; blank lines and lines with `#` in front are skipped.
     #[arg(long, value_name = "FILE")]
@@ -42,6 +43,16 @@ pub(crate) struct EvalArgs {
     /// The metric that decides, named before the pictures are drawn; stands first in the report.
     #[arg(long, value_name = "METRIC")]
     pub(crate) primary: Option<String>,
+    /// What counts as one observation.
+    #[arg(long, default_value = "pair")]
+    pub(crate) unit: UnitArg,
+    /// Also ask the model whether each picture follows its prompt: its denoising loss under that
+    /// prompt and others of the file, N in all [default N: 8].
+    #[arg(long, value_name = "N", num_args = 0..=1, require_equals = true)]
+    pub(crate) follow: Option<Option<usize>>,
+    /// Levels of noise at which it is asked [default: 4].
+    #[arg(long, value_name = "N", requires = "follow")]
+    pub(crate) follow_levels: Option<usize>,
     /// The folder of pictures, results.jsonl and report.html; a run that was stopped goes on.
     #[arg(short, long, value_name = "DIR")]
     pub(crate) output: PathBuf,
@@ -59,6 +70,15 @@ pub(crate) struct EvalArgs {
     pub(crate) force: bool,
 }
 
+/// What counts as one observation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum UnitArg {
+    /// One prompt with one seed.
+    Pair,
+    /// One prompt: the mean of its seeds, which are not independent.
+    Prompt,
+}
+
 impl EvalArgs {
     /// The experiment, all checked that can be checked without a model.
     pub(crate) fn experiment(&self) -> Result<Experiment> {
@@ -70,6 +90,16 @@ impl EvalArgs {
         let variants = self.variants.iter().map(|text| text.parse::<Variant>());
         let variants = variants.collect::<Result<_, _>>()?;
         let mut experiment = Experiment::new(prompts, seeds, variants, shared)?;
+        experiment = experiment.with_unit(match self.unit {
+            UnitArg::Pair => Unit::Pair,
+            UnitArg::Prompt => Unit::Prompt,
+        });
+        if let Some(captions) = self.follow {
+            let captions = captions.unwrap_or(Follow::CAPTIONS);
+            let levels = self.follow_levels.unwrap_or(Follow::LEVELS);
+            let follow = Follow::new(captions, levels, experiment.prompts.len())?;
+            experiment = experiment.with_follow(follow);
+        }
         if let Some(name) = &self.baseline {
             experiment = experiment.with_baseline(name)?;
         }

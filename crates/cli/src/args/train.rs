@@ -1,17 +1,21 @@
 //! What `unwrong train` may be told.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use unwrong_train::data::{CropChoice, DataOptions, Framing};
-use unwrong_train::{LayerChoice, LossOptions, RateSchedule as Schedule, RunOptions, TrainOptions};
+use unwrong_train::{
+    LayerChoice, LossOptions, RateSchedule as Schedule, RunOptions, SampleOptions, TrainOptions,
+};
 
-use super::{Device, LoraDialect};
+use super::{Device, LoraDialect, SEED, number};
 
 pub(super) const EXAMPLES: &str = "Examples:
   unwrong wrongs -o wrong-pictures/ --seed 0
-  unwrong train wrong-pictures/ --preset wrong -o wrong.safetensors
-  unwrong train cats/ --trigger \"a photo of my cat\" --rank 16 --rate 2e-4 -o cat.safetensors";
+  unwrong train wrong-pictures/ --preset wrong -o wrong.safetensors \\
+      --sample-prompt \"a red apple\" --sample-every 50
+  unwrong train cats/ --trigger \"a photo of my cat\" --rank 16 --rate 2e-4 \\
+      -o cat.safetensors";
 
 #[derive(Debug, Args)]
 pub(crate) struct TrainArgs {
@@ -34,68 +38,146 @@ pub(crate) struct TrainArgs {
 
     #[command(flatten, next_help_heading = "Pictures")]
     pub(crate) pictures: PictureArgs,
+    #[command(flatten, next_help_heading = "Class pictures")]
+    pub(crate) class: ClassArgs,
 
     /// Steps of the optimiser [default: 500].
-    #[arg(long, value_name = "N", help_heading = "Training")]
+    #[arg(long, value_name = "N", help_heading = "Training",
+        value_parser = number::<u64>("a whole number, 1 to 10000000"))]
     pub(crate) steps: Option<u64>,
     /// Pictures that go through the network at once [default: 1].
-    #[arg(long, value_name = "N", help_heading = "Training")]
+    #[arg(long, value_name = "N", help_heading = "Training",
+        value_parser = number::<usize>("a whole number, 1 or more"))]
     pub(crate) batch: Option<usize>,
     /// Batches that make one step [default: 4].
-    #[arg(long, value_name = "N", help_heading = "Training")]
+    #[arg(long, value_name = "N", help_heading = "Training",
+        value_parser = number::<usize>("a whole number, 1 to 100000"))]
     pub(crate) accumulation: Option<usize>,
     /// Rank of the matrices [default: 4].
-    #[arg(long, value_name = "N", help_heading = "Training")]
+    #[arg(long, value_name = "N", help_heading = "Training",
+        value_parser = number::<usize>("a whole number, 1 to 1024"))]
     pub(crate) rank: Option<usize>,
     /// Their product is multiplied with alpha / rank [default: the rank].
-    #[arg(long, value_name = "ALPHA", help_heading = "Training")]
+    #[arg(long, value_name = "ALPHA", help_heading = "Training",
+        value_parser = number::<f64>("a number above 0"))]
     pub(crate) alpha: Option<f64>,
     /// Learning rate [default: 1e-4].
-    #[arg(long, value_name = "RATE", help_heading = "Training")]
+    #[arg(long, value_name = "RATE", help_heading = "Training",
+        value_parser = number::<f64>("a number above 0, such as `1e-4`"))]
     pub(crate) rate: Option<f64>,
     /// How the learning rate changes [default: constant].
     #[arg(long, help_heading = "Training")]
     pub(crate) schedule: Option<RateSchedule>,
     /// Steps in which the learning rate rises to it [default: 0].
-    #[arg(long, value_name = "N", help_heading = "Training")]
+    #[arg(long, value_name = "N", help_heading = "Training",
+        value_parser = number::<u64>("a whole number, 0 to the number of steps"))]
     pub(crate) warmup: Option<u64>,
     /// Which layers of the UNet are trained [default: attention].
     #[arg(long, value_delimiter = ',', value_name = "LIST", help_heading = "Training")]
     pub(crate) layers: Vec<Layers>,
     /// Share of a layer's inputs, 0 to 1, that its matrices do not see in a step [default: 0].
-    #[arg(long, value_name = "SHARE", help_heading = "Training")]
+    #[arg(long, value_name = "SHARE", help_heading = "Training",
+        value_parser = number::<f64>("a number, 0 to below 1"))]
     pub(crate) dropout: Option<f64>,
     /// Weigh little noise no more than this signal-to-noise ratio (min-SNR; 5 is usual).
-    #[arg(long, value_name = "GAMMA", help_heading = "Training")]
+    #[arg(long, value_name = "GAMMA", help_heading = "Training",
+        value_parser = number::<f64>("a number above 0"))]
     pub(crate) snr_gamma: Option<f64>,
     /// Add a constant per channel to the noise, this large [default: 0].
-    #[arg(long, value_name = "SIZE", help_heading = "Training")]
+    #[arg(long, value_name = "SIZE", help_heading = "Training",
+        value_parser = number::<f64>("a number, 0 to 1"))]
     pub(crate) noise_offset: Option<f64>,
     /// Longest gradient of a step; 0 for any [default: 1].
-    #[arg(long, value_name = "LENGTH", help_heading = "Training")]
+    #[arg(long, value_name = "LENGTH", help_heading = "Training",
+        value_parser = number::<f64>("a number, 0 or more"))]
     pub(crate) max_grad_norm: Option<f64>,
     /// Weight decay of `AdamW` [default: 0.01].
-    #[arg(long, value_name = "SHARE", help_heading = "Training")]
+    #[arg(long, value_name = "SHARE", help_heading = "Training",
+        value_parser = number::<f64>("a number, 0 or more"))]
     pub(crate) weight_decay: Option<f64>,
+    /// Write running means of the matrices, which keep up to this share in a step (EMA; 0.99 to
+    /// 0.9999 are usual).
+    #[arg(long, value_name = "DECAY", help_heading = "Training")]
+    pub(crate) ema: Option<f64>,
     /// What order, crops, noise and first matrices follow from.
-    #[arg(long, value_name = "SEED", default_value_t = 0, help_heading = "Training")]
+    #[arg(long, value_name = "SEED", default_value_t = 0, help_heading = "Training",
+        value_parser = number::<u64>(SEED))]
     pub(crate) seed: u64,
 
+    #[command(flatten, next_help_heading = "Watching")]
+    pub(crate) watching: WatchArgs,
+    #[command(flatten, next_help_heading = "Model card")]
+    pub(crate) card: CardArgs,
+
     /// Steps from one checkpoint to the next; 0 for none but the last.
-    #[arg(long, value_name = "N", default_value_t = 100, help_heading = "Running")]
+    #[arg(long, value_name = "N", default_value_t = 100, help_heading = "Running",
+        value_parser = number::<u64>("a whole number, 0 or more"))]
     pub(crate) checkpoint_every: u64,
     /// How the file names its tensors.
     #[arg(long, value_name = "DIALECT", default_value = "kohya", help_heading = "Running")]
     pub(crate) format: LoraDialect,
-    /// Begin anew where checkpoints are, and overwrite the LoRA.
+    /// Begin anew where checkpoints are, and overwrite the LoRA. Logs and samples beside the
+    /// checkpoints go, too.
     #[arg(long, help_heading = "Running")]
     pub(crate) force: bool,
     /// What computes.
     #[arg(long, default_value = "cpu", help_heading = "Running")]
     pub(crate) device: Device,
     /// How many processor threads work [default: all].
-    #[arg(long, value_name = "N", help_heading = "Running")]
+    #[arg(long, value_name = "N", help_heading = "Running",
+        value_parser = number::<usize>("a whole number, 1 to 256"))]
     pub(crate) threads: Option<usize>,
+    /// Memory beside the weights in 10⁹ bytes; a training that needs more is refused before it
+    /// begins [default: what is free].
+    #[arg(long, value_name = "GB", value_parser = super::gigabytes, help_heading = "Running")]
+    pub(crate) memory: Option<u64>,
+}
+
+/// Pictures of what the subject is one of, so that the model does not forget the others.
+#[derive(Debug, Args)]
+pub(crate) struct ClassArgs {
+    /// A folder of them; every batch comes with one of these (prior preservation).
+    #[arg(long, value_name = "DIR", requires = "class_prompt")]
+    pub(crate) class_dir: Option<PathBuf>,
+    /// The caption of those without one: what the subject is, without its own word.
+    #[arg(long, value_name = "TEXT", requires = "class_dir")]
+    pub(crate) class_prompt: Option<String>,
+    /// How much their loss counts [default: 1].
+    #[arg(long, value_name = "WEIGHT", requires = "class_dir")]
+    pub(crate) prior_weight: Option<f64>,
+}
+
+/// What a training leaves to look at.
+#[derive(Debug, Args)]
+pub(crate) struct WatchArgs {
+    /// Draw this now and then, into NAME.training/samples/STEP-PROMPT.png; may be given several
+    /// times. With --preset wrong, the trained word is the negative prompt.
+    #[arg(long = "sample-prompt", value_name = "TEXT")]
+    pub(crate) sample_prompts: Vec<String>,
+    /// What the samples should not show.
+    #[arg(long, value_name = "TEXT", requires = "sample_prompts")]
+    pub(crate) sample_negative_prompt: Option<String>,
+    /// Steps of the training from one time to the next; 0 for before the first and after the
+    /// last only [default: 100].
+    #[arg(long, value_name = "N", requires = "sample_prompts")]
+    pub(crate) sample_every: Option<u64>,
+    /// Their denoising steps [default: the model's, else 50].
+    #[arg(long, value_name = "N", requires = "sample_prompts")]
+    pub(crate) sample_steps: Option<u32>,
+    /// Write TensorBoard's event files into DIR/NAME [default: NAME.training/logs].
+    #[arg(long, value_name = "DIR")]
+    pub(crate) log_dir: Option<PathBuf>,
+}
+
+/// What NAME.md says that no program knows.
+#[derive(Debug, Args)]
+pub(crate) struct CardArgs {
+    /// The model's name at Hugging Face [default: found in --model, if that says it].
+    #[arg(long, value_name = "OWNER/NAME")]
+    pub(crate) base_model: Option<String>,
+    /// The LoRA's licence, as Hugging Face abbreviates it, such as `openrail++`.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) license: Option<String>,
 }
 
 /// Which pictures, and how they are seen.
@@ -105,7 +187,7 @@ pub(crate) struct PictureArgs {
     #[arg(long, value_name = "TEXT")]
     pub(crate) trigger: Option<String>,
     /// Side of a square picture in pixels [default: what the model draws best].
-    #[arg(long, value_name = "PIXELS")]
+    #[arg(long, value_name = "PIXELS", value_parser = number::<u32>("a whole number, 64 to 4096"))]
     pub(crate) resolution: Option<u32>,
     /// Which shapes pictures are trained in.
     #[arg(long, default_value = "buckets")]
@@ -117,10 +199,12 @@ pub(crate) struct PictureArgs {
     #[arg(long)]
     pub(crate) flip: bool,
     /// How often every picture comes in an epoch.
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, value_name = "N", default_value_t = 1,
+        value_parser = number::<u32>("a whole number, 1 to 100000"))]
     pub(crate) repeats: u32,
     /// Share of the captions, 0 to 1, that are left out.
-    #[arg(long, value_name = "SHARE", default_value_t = 0.0)]
+    #[arg(long, value_name = "SHARE", default_value_t = 0.0,
+        value_parser = number::<f64>("a number, 0 to 1"))]
     pub(crate) caption_dropout: f64,
     /// Read the folders within, too.
     #[arg(long)]
@@ -180,7 +264,7 @@ pub(crate) enum Layers {
 impl TrainArgs {
     /// The caption for all, by flag or preset.
     pub(crate) fn caption(&self) -> Option<String> {
-        let wrong = self.preset.is_some_and(|Preset::Wrong| true).then(|| "wrong".to_owned());
+        let wrong = self.is_negative().then(|| "wrong".to_owned());
         self.pictures.trigger.clone().or(wrong)
     }
 
@@ -208,6 +292,33 @@ impl TrainArgs {
             seed: self.seed,
             ..DataOptions::default()
         }
+    }
+
+    /// The folder of class pictures and what is asked of them, if there are to be any.
+    pub(crate) fn class_data(&self, native: u32) -> Option<(&Path, DataOptions)> {
+        let folder = self.class.class_dir.as_deref()?;
+        Some((
+            folder,
+            DataOptions { caption: self.class.class_prompt.clone(), ..self.data(native) },
+        ))
+    }
+
+    /// Whether the caption is what pictures should not be.
+    pub(crate) fn is_negative(&self) -> bool {
+        self.preset.is_some_and(|Preset::Wrong| true)
+    }
+
+    /// What is drawn while the training goes on, if anything.
+    pub(crate) fn samples(&self) -> Option<SampleOptions> {
+        let watching = &self.watching;
+        let trained = self.caption().filter(|_| self.is_negative());
+        (!watching.sample_prompts.is_empty()).then(|| SampleOptions {
+            prompts: watching.sample_prompts.clone(),
+            negative_prompt: watching.sample_negative_prompt.clone().or(trained),
+            every: watching.sample_every.unwrap_or(100),
+            steps: watching.sample_steps,
+            seed: self.seed,
+        })
     }
 
     /// What is asked of the training.
@@ -247,6 +358,8 @@ impl TrainArgs {
                 snr_gamma: self.snr_gamma,
                 noise_offset: self.noise_offset.unwrap_or(default.loss.noise_offset),
             },
+            prior_weight: self.class.prior_weight.unwrap_or(default.prior_weight),
+            ema: self.ema,
             seed: self.seed,
         }
     }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::{Run, generate, unwrong};
+use crate::{Run, command, generate, unwrong};
 
 /// Runs what must be refused: exit code 1, nothing on standard output, no file left.
 #[track_caller]
@@ -214,4 +214,136 @@ fn a_prompt_may_start_like_a_number_but_no_flag_is_swallowed() {
     assert!(stderr.contains("--negative-prompt"), "{stderr}");
     let stderr = refused(folder.path(), &["generate", "a cat", "--steps", "-1"]);
     assert!(stderr.contains("-1"), "{stderr}");
+}
+
+#[test]
+fn a_model_that_is_not_there_is_answered_with_where_sdxl_is() {
+    let folder = tempfile::tempdir().unwrap();
+    for flag in ["--model", "--refiner"] {
+        let stderr = refused(folder.path(), &["generate", "a cat", flag, "sdxl"]);
+        assert!(stderr.starts_with("error: the model `sdxl` is neither a folder nor a file, nor"));
+        for name in ["sdxl-base-1.0", "sdxl-refiner-1.0"] {
+            let name = name.replace("sdxl", "stabilityai/stable-diffusion-xl");
+            assert!(stderr.contains(&name), "{stderr}");
+        }
+    }
+    let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("../demo/model/base");
+    let copy = folder.path().join("alone/base");
+    fs::create_dir_all(&copy).unwrap();
+    crate::files::copy(&base, &copy);
+    fs::remove_file(copy.join("unwrong.toml")).unwrap();
+    let model = ["generate", "a cat", "--wrong", "--model", "alone/base"];
+    let stderr = refused(folder.path(), &model);
+    assert!(stderr.contains("minimaxir/sdxl-wrong-lora"), "{stderr}");
+}
+
+#[test]
+fn names_that_nothing_has_are_said_with_what_was_expected() {
+    let folder = tempfile::tempdir().unwrap();
+    for (line, expected) in [
+        (&["generate", "--from", "no.png"][..], "a picture"),
+        (&["metadata", "no.png"], "a picture"),
+        (&["eval", "--prompts", "no.txt", "-o", "out"], "a file with one prompt a line"),
+        (&["train", "no", "-o", "lora.safetensors"], "a folder of pictures"),
+    ] {
+        let name = line.iter().find(|word| word.starts_with("no")).unwrap();
+        let stderr = refused(folder.path(), line);
+        let error = format!("error: `{name}` does not exist, expected {expected}\n");
+        assert!(stderr.contains(&error), "{stderr}");
+        assert!(stderr.ends_with("\n\nhint: check the path\n"), "{stderr}");
+    }
+}
+
+#[test]
+fn a_picture_without_texts_sends_nobody_in_a_circle() {
+    let folder = tempfile::tempdir().unwrap();
+    crate::pictures::write_plain(&folder.path().join("plain.png"), None);
+    crate::pictures::write_plain(&folder.path().join("other.png"), Some("a cat, Steps: 20"));
+    for line in [&["metadata", "plain.png"][..], &["generate", "--from", "plain.png"]] {
+        let stderr = refused(folder.path(), line);
+        assert!(stderr.contains("`plain.png` carries no request of unwrong"), "{stderr}");
+        assert!(!stderr.contains("unwrong metadata"), "{stderr}");
+    }
+    let stderr = refused(folder.path(), &["generate", "--from", "other.png"]);
+    assert!(stderr.contains("hint: `unwrong metadata` prints"), "{stderr}");
+    let run = unwrong(folder.path(), &["metadata", "other.png"]).done();
+    assert_eq!(run.stdout, "a cat, Steps: 20\n");
+}
+
+#[test]
+fn an_empty_variable_counts_as_unset() {
+    let folder = tempfile::tempdir().unwrap();
+    for variable in ["UNWRONG_ISA", "UNWRONG_OPS", "RAYON_NUM_THREADS"] {
+        let line = ["generate", "a cat", "--size", "64x64", "--steps", "1"];
+        let run: Run = command(folder.path(), &line).env(variable, "").output().unwrap().into();
+        run.done();
+    }
+}
+
+#[test]
+fn a_row_of_the_bench_refuses_what_it_would_not_look_at() {
+    let folder = tempfile::tempdir().unwrap();
+    for row in ["refiner-unet", "vae-decode", "vae-encode", "text-encoders", "training"] {
+        for lora in [&["--lora", "x.safetensors"][..], &["--wrong"]] {
+            let stderr = refused(folder.path(), &[&["bench", row], lora].concat());
+            assert!(stderr.contains(&format!("`{row}` does not use LoRA files")), "{stderr}");
+        }
+    }
+    for row in ["vae-decode", "vae-encode", "text-encoders", "training"] {
+        let stderr = refused(folder.path(), &["bench", row, "--weights", "int8"]);
+        let error = format!("`{row}` does not use `--weights int8`");
+        assert!(stderr.contains(&error) && stderr.contains("hint: "), "{stderr}");
+    }
+}
+
+/// Runs the program under a limit of the shell.
+#[cfg(target_os = "linux")]
+fn limited(folder: &Path, limit: &str, arguments: &[&str]) -> Run {
+    let script = format!("{limit}; exec \"$0\" \"$@\"");
+    let mut shell = std::process::Command::new("sh");
+    shell.current_dir(folder).args(["-c", &script, env!("CARGO_BIN_EXE_unwrong")]);
+    shell.args(arguments).output().unwrap().into()
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_is_said_of_the_file_that_was_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let line = ["generate", "a cat", "--size", "64x64", "--steps", "1", "-o", "cat.png"];
+    // The signal would end the program before it is told.
+    let run = limited(folder.path(), "trap '' XFSZ; ulimit -f 1", &line);
+    assert_eq!((run.code, run.stdout.as_str()), (Some(2), ""), "{}", run.stderr);
+    assert!(run.stderr.contains("error: cannot write `cat.png`: File too large"), "{}", run.stderr);
+    assert!(!run.stderr.contains(".part"), "{}", run.stderr);
+    assert_eq!(listing(folder.path()), [""; 0]);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn no_limit_of_memory_ends_the_program_without_a_word() {
+    let folder = tempfile::tempdir().unwrap();
+    let line = ["generate", "a cat", "--size", "64x64", "--steps", "1", "--force", "-o", "cat.png"];
+    // With less than its own size and a little, the system does not even start it.
+    let program = fs::metadata(env!("CARGO_BIN_EXE_unwrong")).unwrap().len() / 1024;
+    let mut failed = 0;
+    for more in (10_000..40_000).step_by(3_000).chain((50_000..400_000).step_by(50_000)) {
+        let run = limited(folder.path(), &format!("ulimit -v {}", program + more), &line);
+        assert!(matches!(run.code, Some(0..=2)), "{more} kB: {run:?}");
+        if run.code != Some(0) {
+            assert!(run.stderr.contains("error: "), "{more} kB: {run:?}");
+            failed += 1;
+        }
+    }
+    assert!(failed > 0, "no limit was too small");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn threads_that_cannot_start_are_said_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let line = ["generate", "a cat", "--threads", "256"];
+    let run = limited(folder.path(), "ulimit -v 400000", &line);
+    assert_eq!(run.code, Some(2), "{}", run.stderr);
+    assert!(run.stderr.contains("error: cannot start the worker threads: "), "{}", run.stderr);
+    assert_eq!(run.stderr.matches("unavailable").count(), 1, "{}", run.stderr);
 }

@@ -137,7 +137,7 @@ fn a_model_on_disk_draws_what_the_built_in_one_draws() {
     assert!(picture("disk.png") == picture("built-in.png"), "the pixels differ");
 }
 
-fn copy(from: &Path, to: &Path) {
+pub(crate) fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
         let path = entry.unwrap().path();

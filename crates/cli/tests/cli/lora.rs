@@ -76,6 +76,9 @@ fn inspect_counts_and_measures() {
         assert!(0.0 < mean && mean <= greatest, "{norms}");
     }
 
+    let demo = unwrong(folder.path(), &["lora", "inspect", &demo_lora()]).done().stdout;
+    let family = "for         a model with the SDXL base's layers in other widths (prompts of 112";
+    assert!(demo.starts_with(family), "{demo}");
     let text = unwrong(folder.path(), &["lora", "inspect", &golden]).done().stdout;
     for word in
         ["rank        2\n", "alpha       1\n", "text_encoder_2", "feed-forward", "format: pt"]

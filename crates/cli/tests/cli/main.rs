@@ -12,6 +12,7 @@ mod pictures;
 mod readme;
 mod tokens;
 mod train;
+mod watch;
 mod wrongs;
 
 use std::path::Path;

@@ -30,6 +30,16 @@ pub(crate) fn read(path: &Path) -> Picture {
     Picture { size: (info.width, info.height), rgb }
 }
 
+/// Writes a picture of one pixel as another program would, with the text that many write.
+pub(crate) fn write_plain(path: &Path, parameters: Option<&str>) {
+    let mut encoder = png::Encoder::new(fs::File::create(path).unwrap(), 1, 1);
+    encoder.set_color(png::ColorType::Rgb);
+    if let Some(text) = parameters {
+        encoder.add_text_chunk("parameters".to_owned(), text.to_owned()).unwrap();
+    }
+    encoder.write_header().unwrap().write_image_data(&[1, 2, 3]).unwrap();
+}
+
 #[test]
 fn the_third_of_four_is_the_picture_of_its_own_seed() {
     let folder = tempfile::tempdir().unwrap();
@@ -114,10 +124,7 @@ fn metadata_prints_the_request() {
 #[test]
 fn a_picture_of_somebody_else_carries_no_request() {
     let folder = tempfile::tempdir().unwrap();
-    let other = fs::File::create(folder.path().join("other.png")).unwrap();
-    let mut encoder = png::Encoder::new(other, 1, 1);
-    encoder.set_color(png::ColorType::Rgb);
-    encoder.write_header().unwrap().write_image_data(&[1, 2, 3]).unwrap();
+    write_plain(&folder.path().join("other.png"), None);
     fs::write(folder.path().join("text.png"), "not a picture").unwrap();
     for name in ["other.png", "text.png"] {
         for arguments in [["metadata", name].as_slice(), &["generate", "--from", name]] {
@@ -141,6 +148,13 @@ fn compare_writes_the_pair_and_its_parts() {
     )
     .done();
     assert_eq!(run.stdout.replace('\\', "/"), "a/01.png\na/02.png\na/pair.png\n");
+    // The times are of the sides, and their sum.
+    let seconds = |begin: &str| -> f64 {
+        let line = run.stderr.lines().find(|line| line.starts_with(begin)).unwrap();
+        line.rsplit(' ').nth(1).unwrap().parse().unwrap()
+    };
+    let sides = seconds("left, without the wrong-LoRA: 2 steps") + seconds("right, with it: 2 s");
+    assert!((seconds("seed 7, both pictures: ") - sides).abs() < 0.11, "{}", run.stderr);
     let path = |name: &str| folder.path().join("a").join(name);
     let [left, right, pair] = ["01.png", "02.png", "pair.png"].map(|name| read(&path(name)));
     assert_eq!((left.size, right.size, pair.size), ((64, 64), (64, 64), (128, 64)));
@@ -270,6 +284,26 @@ fn an_interrupt_leaves_nothing_behind() {
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
 }
 
+#[cfg(unix)]
+#[test]
+fn an_interrupt_while_the_last_picture_is_decoded_comes_too_late() {
+    use std::io::{BufRead as _, BufReader};
+
+    let folder = tempfile::tempdir().unwrap();
+    let size = ["--size", "1024x1024", "--steps", "1", "--refiner", "none", "--memory", "0.4"];
+    let line = [&["generate", "a cat", "--seed", "1", "-o", "cat.png"], &size[..]].concat();
+    let mut child = command(folder.path(), &line).stderr(Stdio::piped()).spawn().unwrap();
+    // The warning comes as the decode begins.
+    let stderr = BufReader::new(child.stderr.take().unwrap());
+    let mut lines = stderr.lines().map(Result::unwrap);
+    assert!(lines.any(|line| line.contains("overlapping tiles")));
+    let kill = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+    assert!(kill.unwrap().success());
+    assert!(lines.any(|line| line.contains("stopping after this step")));
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert_eq!(read(&folder.path().join("cat.png")).size, (1024, 1024));
+}
+
 #[test]
 fn compare_takes_a_wrong_lora_of_ones_own() {
     let folder = tempfile::tempdir().unwrap();
@@ -299,6 +333,7 @@ fn what_a_series_says_is_said_once() {
     assert_eq!(run.stderr.matches("stays text").count(), 1, "{}", run.stderr);
     assert_eq!(run.stderr.matches("applied").count(), 1, "{}", run.stderr);
     assert_eq!(run.stderr.matches("seed ").count(), 3, "{}", run.stderr);
+    assert!(run.stderr.contains("\n2 of 3: seed 2, 2 steps, "), "{}", run.stderr);
 }
 
 #[test]

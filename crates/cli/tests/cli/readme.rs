@@ -38,8 +38,8 @@ fn the_first_command_of_the_readme_draws_two_pictures() {
     assert_eq!(commands.len(), 1);
     assert_eq!(commands[0][0], "compare");
     let done = run(folder.path(), &commands[0]).done();
-    assert_eq!(done.stdout, "apple.webp\n");
-    let (width, height) = pictures::read(&folder.path().join("apple.webp")).size;
+    assert_eq!(done.stdout, "rocket.webp\n");
+    let (width, height) = pictures::read(&folder.path().join("rocket.webp")).size;
     assert!(width >= 2 * height, "{width}x{height} is not two pictures side by side");
 }
 
@@ -61,7 +61,9 @@ fn the_picture_commands_of_the_readme_work_in_their_order() {
 #[test]
 fn every_command_in_the_documents_parses() {
     let folder = tempfile::tempdir().unwrap();
-    for document in ["README.md", "docs/eval.md", "docs/method.md", "docs/performance.md"] {
+    for document in
+        ["README.md", "docs/eval.md", "docs/method.md", "docs/performance.md", "docs/training.md"]
+    {
         let commands = commands(document, "unwrong ");
         assert!(!commands.is_empty(), "{document}");
         for mut command in commands {
@@ -82,6 +84,7 @@ fn every_link_between_the_documents_leads_somewhere() {
         "docs/eval.md",
         "docs/parity.md",
         "docs/performance.md",
+        "docs/training.md",
     ] {
         let path = root.join(document);
         let text = fs::read_to_string(&path).unwrap();

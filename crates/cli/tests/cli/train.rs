@@ -5,10 +5,10 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use crate::{Run, SMALL, command, unwrong};
+use crate::{Run, SMALL, command, generate, unwrong};
 
 /// Few small steps.
-const TRAINING: [&str; 15] = [
+pub(super) const TRAINING: [&str; 15] = [
     "train",
     "set",
     "--trigger",
@@ -26,18 +26,18 @@ const TRAINING: [&str; 15] = [
     "-o",
 ];
 
-fn pictures(folder: &Path) {
+pub(super) fn pictures(folder: &Path) {
     let set = ["wrongs", "--keywords", "blurry,ugly", "--guidance-scales", "8,13", "--seed", "0"];
     unwrong(folder, &[&set[..], &["-o", "set"], &SMALL].concat()).done();
     // The captions come from the flag.
     fs::remove_file(folder.join("set/metadata.jsonl")).unwrap();
 }
 
-fn train(folder: &Path, output: &str, more: &[&str]) -> Run {
+pub(super) fn train(folder: &Path, output: &str, more: &[&str]) -> Run {
     unwrong(folder, &[&TRAINING[..], &[output], more].concat())
 }
 
-fn bytes(folder: &Path, name: &str) -> Vec<u8> {
+pub(super) fn bytes(folder: &Path, name: &str) -> Vec<u8> {
     fs::read(folder.join(name)).unwrap()
 }
 
@@ -127,6 +127,14 @@ fn what_cannot_be_trained_is_said_before_any_work() {
         assert!(run.stderr.contains(words), "{}", run.stderr);
     };
     said(&[], "has no picture to train on");
+    let untitled = ["train", "plain", "-o", "lora.safetensors"];
+    fs::create_dir(folder.path().join("plain")).unwrap();
+    generate(folder.path(), &["a cat", "-o", "plain/cat.png"]).done();
+    let run = unwrong(folder.path(), &untitled);
+    assert!(run.stderr.contains("give one caption for all that have none: `--trigger wrong`"));
+    fs::write(folder.path().join("plain/dog.png"), "no picture").unwrap();
+    let run = unwrong(folder.path(), &[&untitled[..], &["--trigger", "x", "--strict"]].concat());
+    assert!(run.stderr.contains("leave `--strict` out"), "{}", run.stderr);
     said(&["--rank", "0"], "`rank` is 0, expected 1 to 1024");
     said(&["--rate", "nan"], "`rate` is NaN, expected a number above 0");
     said(&["--dropout", "1"], "`dropout` is 1, expected 0 to below 1");
@@ -145,7 +153,8 @@ fn a_loss_that_is_no_number_ends_the_training_and_keeps_its_checkpoints() {
     let run = train(folder.path(), "lora.safetensors", &["--rate", "1e30", "--max-grad-norm", "0"]);
     assert_eq!(run.code, Some(2), "{}", run.stderr);
     assert!(run.stderr.contains("the loss of step"), "{}", run.stderr);
-    assert!(run.stderr.contains("lower rate"), "{}", run.stderr);
+    assert!(run.stderr.contains(", which is no finite number"), "{}", run.stderr);
+    assert!(run.stderr.contains("lower `--rate`"), "{}", run.stderr);
     assert!(!folder.path().join("lora.safetensors").exists());
 }
 
@@ -173,5 +182,6 @@ fn an_interrupted_training_is_put_aside_and_says_so() {
     let run = Run::from(child.wait_with_output().unwrap());
     assert_eq!((run.code, run.stdout.as_str()), (Some(130), ""), "{}", run.stderr);
     assert!(run.stderr.contains("the last checkpoint is"), "{}", run.stderr);
+    assert!(run.stderr.contains("the same command goes on"), "{}", run.stderr);
     assert!(!folder.path().join("lora.safetensors").exists());
 }

@@ -234,3 +234,30 @@ fn keywords_come_from_a_file_with_one_on_each_line() {
     assert_eq!(prompts.collect::<Vec<_>>(), ["(too dark)++++, tilted", "too dark, (tilted)++++"]);
     assert!(rows.iter().all(|row| row["text"] == "bad"));
 }
+
+#[test]
+fn a_folder_of_other_things_is_left_alone_without_force() {
+    let folder = tempfile::tempdir().unwrap();
+    let set = folder.path().join("set");
+    for (name, bytes) in [
+        ("notes.txt", "precious"),
+        ("cat.png", "a cat"),
+        ("metadata.jsonl", "{\"file_name\": \"cat.png\", \"text\": \"a cat\"}\n"),
+    ] {
+        fs::create_dir(&set).unwrap();
+        fs::write(set.join(name), bytes).unwrap();
+        let run = wrongs(folder.path(), "set", &["--seed", "1"]);
+        assert_eq!((run.code, run.stdout.as_str()), (Some(1), ""), "{}", run.stderr);
+        let error = format!("`set` holds `{name}` and no set of wrong pictures");
+        assert!(run.stderr.contains(&error) && run.stderr.contains("--force"), "{}", run.stderr);
+        assert_eq!(files(&set).len(), 1);
+        fs::remove_dir_all(&set).unwrap();
+    }
+    fs::create_dir(&set).unwrap();
+    fs::write(set.join("notes.txt"), "precious").unwrap();
+    let first = wrongs(folder.path(), "set", &["--seed", "1", "--force"]).done();
+    assert!(first.stderr.contains("\n2 of 6: seed 2, "), "{}", first.stderr);
+    assert_eq!(files(&set)["notes.txt"], b"precious");
+    // It is a set now.
+    wrongs(folder.path(), "set", &["--seed", "1"]).done();
+}

@@ -12,6 +12,8 @@ mod spectrum;
 
 use unwrong::picture::Pixels;
 
+use crate::follow::Fit;
+
 pub use similarity::{psnr, ssim};
 
 /// Which way the method's author claims a metric goes.
@@ -36,14 +38,24 @@ pub struct Metric {
     pub source: &'static str,
     /// What it does not show.
     pub blind: &'static str,
-    measure: fn(&Picture) -> f64,
+    measure: Measure,
+}
+
+/// What a metric is computed from.
+#[derive(Debug)]
+enum Measure {
+    Pixels(fn(&Picture) -> f64),
+    Fit(fn(&Fit) -> f64),
 }
 
 impl Metric {
-    /// The number of a picture; always finite.
+    /// The number of a picture, finite; absent where it needs a fit and there is none.
     #[must_use]
-    pub fn of(&self, picture: &Picture) -> f64 {
-        (self.measure)(picture)
+    pub fn of(&self, picture: &Picture, fit: Option<&Fit>) -> Option<f64> {
+        match self.measure {
+            Measure::Pixels(measure) => Some(measure(picture)),
+            Measure::Fit(measure) => fit.map(measure),
+        }
     }
 
     /// Whether a difference to the baseline goes the way that the method's author claims.
@@ -56,7 +68,7 @@ impl Metric {
     }
 }
 
-/// The metrics that are compared in pairs, in the order of the report.
+/// The metrics of the pixels alone, in the order of the report.
 pub const METRICS: &[Metric] = &[
     Metric {
         name: "sharpness",
@@ -64,7 +76,7 @@ pub const METRICS: &[Metric] = &[
         what: "variance of the Laplacian of the luma, 0 to 255, without the border",
         source: "Pech-Pacheco, Cristóbal, Chamorro-Martínez and Fernández-Valdivia 2000",
         blind: "noise and hard artifacts are sharp, too; a blurred background may be wanted",
-        measure: |picture| focus::laplacian_variance(&picture.luma),
+        measure: Measure::Pixels(|picture| focus::laplacian_variance(&picture.luma)),
     },
     Metric {
         name: "tenengrad",
@@ -72,7 +84,7 @@ pub const METRICS: &[Metric] = &[
         what: "mean squared gradient of the luma by Sobel's kernels, without the border",
         source: "Tenenbaum 1970; Krotkov 1987",
         blind: "follows contrast as much as focus",
-        measure: |picture| focus::tenengrad(&picture.luma),
+        measure: Measure::Pixels(|picture| focus::tenengrad(&picture.luma)),
     },
     Metric {
         name: "high_frequency",
@@ -81,7 +93,7 @@ pub const METRICS: &[Metric] = &[
                under a Hann window",
         source: "our cut; that energy falls with the square of the frequency: Field 1987",
         blind: "cannot tell detail from noise",
-        measure: |picture| spectrum::high_frequency_share(&picture.luma),
+        measure: Measure::Pixels(|picture| spectrum::high_frequency_share(&picture.luma)),
     },
     Metric {
         name: "noise",
@@ -90,7 +102,7 @@ pub const METRICS: &[Metric] = &[
                to flat and sloping parts",
         source: "Immerkær 1996",
         blind: "fine texture counts as noise",
-        measure: |picture| noise::immerkaer(&picture.luma),
+        measure: Measure::Pixels(|picture| noise::immerkaer(&picture.luma)),
     },
     Metric {
         name: "colourfulness",
@@ -98,7 +110,7 @@ pub const METRICS: &[Metric] = &[
         what: "spread and mean of the opponent colours, σ + 0.3 μ",
         source: "Hasler and Süsstrunk 2003",
         blind: "more colour is not better colour",
-        measure: |picture| colour::colourfulness(&picture.pixels),
+        measure: Measure::Pixels(|picture| colour::colourfulness(&picture.pixels)),
     },
     Metric {
         name: "saturation",
@@ -106,7 +118,7 @@ pub const METRICS: &[Metric] = &[
         what: "mean saturation of the HSV model, 0 to 1",
         source: "Smith 1978",
         blind: "dark pixels count as much as bright ones",
-        measure: |picture| colour::saturation(&picture.pixels),
+        measure: Measure::Pixels(|picture| colour::saturation(&picture.pixels)),
     },
     Metric {
         name: "contrast",
@@ -114,7 +126,7 @@ pub const METRICS: &[Metric] = &[
         what: "standard deviation of the luma, 0 to 1",
         source: "Peli 1990",
         blind: "says nothing of where the contrast lies",
-        measure: |picture| focus::rms_contrast(&picture.luma),
+        measure: Measure::Pixels(|picture| focus::rms_contrast(&picture.luma)),
     },
     Metric {
         name: "blockiness",
@@ -123,9 +135,42 @@ pub const METRICS: &[Metric] = &[
                0 without a grid",
         source: "after Wang, Sheikh and Bovik 2002, here as a ratio",
         blind: "sees only a grid that starts in the corner, as JPEG's does",
-        measure: |picture| blockiness::blockiness(&picture.luma),
+        measure: Measure::Pixels(|picture| blockiness::blockiness(&picture.luma)),
     },
 ];
+
+/// What the model says of prompt and picture, where it is asked to: behind [`METRICS`].
+pub const FOLLOW: &[Metric] = &[
+    Metric {
+        name: "follows",
+        better: Better::Higher,
+        what: "1 where the model's own denoising loss is lowest under the picture's own prompt, \
+               0 where it is under one of the other prompts that it was shown",
+        source: "Li, Prabhudesai, Duggal, Brown and Pathak 2023",
+        blind: "the model that drew the picture judges it, and only between these prompts",
+        measure: Measure::Fit(|fit| f64::from(fit.margin() > 0.0)),
+    },
+    Metric {
+        name: "follow_margin",
+        better: Better::Higher,
+        what: "lowest loss under another prompt less the loss under the own one, in percent of \
+               the latter",
+        source: "the same, as a number",
+        blind: "a picture that is easier to denoise is no better picture",
+        measure: Measure::Fit(Fit::margin),
+    },
+];
+
+/// Every metric, in the order of the numbers of a picture.
+pub fn all() -> impl Iterator<Item = &'static Metric> {
+    METRICS.iter().chain(FOLLOW)
+}
+
+/// A metric and its place in [`all`].
+#[must_use]
+pub fn named(name: &str) -> Option<(usize, &'static Metric)> {
+    all().enumerate().find(|(_, metric)| metric.name == name)
+}
 
 /// A picture and its luma.
 #[derive(Debug)]

@@ -15,7 +15,7 @@ use unwrong::Result;
 use crate::measure::Row;
 use crate::statistics::MOST_EXACT;
 use crate::summary::{Comparison, Test};
-use crate::{Experiment, Folder};
+use crate::{Experiment, Folder, Unit};
 use text::{count, difference, escape, percent, probability, words};
 
 const STYLE: &str = include_str!("style.css");
@@ -116,7 +116,7 @@ fn verdict(experiment: &Experiment, comparisons: &[Comparison]) -> String {
     let mut items = String::new();
     for comparison in comparisons {
         let Some(test) = comparison.tests.first() else { continue };
-        writeln!(items, "<li>{}</li>", sentence(&comparison.variant, test))
+        writeln!(items, "<li>{}</li>", sentence(comparison, test))
             .expect("a String takes every write");
     }
     format!(
@@ -126,16 +126,16 @@ fn verdict(experiment: &Experiment, comparisons: &[Comparison]) -> String {
     )
 }
 
-fn sentence(variant: &str, test: &Test) -> String {
+fn sentence(comparison: &Comparison, test: &Test) -> String {
     format!(
         "<b>{}</b>: {} on average, 95 % interval {} to {}; {} of {} improved; p = {} \
          (Wilcoxon, {}), {} with Holm's correction",
-        escape(variant),
+        escape(&comparison.variant),
         difference(test.mean_difference),
         difference(test.interval[0]),
         difference(test.interval[1]),
         percent(test.improved),
-        count(test.pairs, "pair"),
+        count(test.pairs, comparison.unit),
         probability(test.p),
         test.method,
         probability(test.p_holm),
@@ -151,17 +151,44 @@ const LIMITS: &str = "<div class=\"limits\">\n<h2>What this does not show</h2>\n
 /// How the numbers were made.
 fn methods(experiment: &Experiment) -> String {
     let other = experiment.variants.len() - 1;
+    let (unit, independent) = match experiment.unit {
+        Unit::Pair => (
+            "",
+            "Pairs count as independent; seeds of one prompt are not quite, so with few prompts the \
+             intervals are too narrow for other prompts.",
+        ),
+        Unit::Prompt => (
+            " One observation is a prompt: the mean of its seeds.",
+            "Prompts count as independent.",
+        ),
+    };
     format!(
         "<h3>How</h3>\n<p>A pair is one prompt and one seed, drawn by both variants; differences \
-         are the variant's value minus the baseline's. Interval: percentiles of the mean over \
-         10,000 draws of the pairs with replacement, from a fixed seed. Test: Wilcoxon's \
-         signed-rank test, two-sided, pairs without a difference left out; exact, ties included, \
+         are the variant's value minus the baseline's.{unit} Interval: percentiles of the mean over \
+         10,000 draws of the {}s with replacement, from a fixed seed. Test: Wilcoxon's \
+         signed-rank test, two-sided, those without a difference left out; exact, ties included, \
          up to {MOST_EXACT} differences, else by the normal approximation with the variance \
          corrected for ties and no correction for continuity; the column says which. Holm's \
-         correction is over the {} metrics of one comparison{}. Pairs count as independent; seeds \
-         of one prompt are not quite, so with few prompts the intervals are too narrow for other \
-         prompts.</p>\n",
+         correction is over the {} metrics of one comparison{}. {independent}</p>\n{}",
+        experiment.unit.name(),
         experiment.metrics().len(),
         if other > 1 { format!(", not over the {other} comparisons") } else { String::new() },
+        follow(experiment),
+    )
+}
+
+/// How the model was asked whether pictures follow their prompts.
+fn follow(experiment: &Experiment) -> String {
+    let Some(follow) = experiment.follow else { return String::new() };
+    format!(
+        "<p>Follows: noise of {} was added to each picture's latents, the same for every caption, \
+         and the base model without LoRA and guidance predicted it under the picture's own prompt \
+         and under {} of this experiment, the same for all variants. The prompt of the lowest mean \
+         square error is the one that the model reads in the picture. Right by chance: {}. It \
+         shows whether the named object can be told from the others by the model that drew it, \
+         and neither quality nor details.</p>\n",
+        count(follow.levels(), "level"),
+        count(follow.captions() - 1, "other"),
+        percent(1.0 / follow.captions() as f64),
     )
 }

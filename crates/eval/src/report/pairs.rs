@@ -9,8 +9,7 @@ use unwrong::picture::{Format, Quality, encode};
 
 use super::text::{count, difference, escape, number, words};
 use crate::measure::Row;
-use crate::metrics::METRICS;
-use crate::{Experiment, Folder, picture};
+use crate::{Experiment, Folder, metrics, picture};
 
 /// Most pictures inside the page: about 20 megabytes.
 const MOST: usize = 400;
@@ -113,7 +112,7 @@ fn numbers(experiment: &Experiment, pair: &[Row]) -> String {
     let base = &pair[experiment.baseline];
     let mut rows = String::new();
     for metric in experiment.metrics() {
-        let place = METRICS.iter().position(|known| known.name == metric.name).unwrap_or_default();
+        let place = metrics::named(metric.name).map_or(0, |(place, _)| place);
         write!(rows, "<tr><th>{}</th>", words(metric.name)).expect("a String takes every write");
         for row in pair {
             let (value, apart) = (row.values[place], row.values[place] - base.values[place]);

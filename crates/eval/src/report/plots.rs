@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::text::{difference, escape, words};
-use crate::metrics::{Better, METRICS};
+use crate::metrics::{self, Better};
 use crate::summary::{Comparison, Test};
 
 const WIDTH: f64 = 760.0;
@@ -97,7 +97,7 @@ fn standardised(test: &Test) -> [f64; 3] {
     if test.deviation <= 0.0 {
         return [0.0; 3];
     }
-    let better = METRICS.iter().find(|metric| metric.name == test.metric).map(|m| m.better);
+    let better = metrics::named(test.metric).map(|(_, metric)| metric.better);
     let [low, high] = test.interval;
     match better {
         Some(Better::Lower) => [high, test.mean_difference, low].map(|v| -v / test.deviation),

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::text::{difference, escape, number, percent, probability, words};
 use crate::Experiment;
-use crate::metrics::{Better, METRICS, Metric};
+use crate::metrics::{self, Better, Metric};
 use crate::summary::{Comparison, Test};
 
 /// One comparison, metric by metric.
@@ -35,20 +35,20 @@ pub(super) fn comparison(experiment: &Experiment, comparison: &Comparison) -> St
          </thead><tbody>\n{rows}</tbody></table>\n<p>{}</p>\n",
         escape(&comparison.variant),
         escape(&comparison.baseline),
-        distance(comparison),
+        distance(experiment, comparison),
     )
 }
 
 fn arrow(test: &Test) -> &'static str {
-    match METRICS.iter().find(|metric| metric.name == test.metric).map(|metric| metric.better) {
+    match metrics::named(test.metric).map(|(_, metric)| metric.better) {
         Some(Better::Lower) => "↓",
         _ => "↑",
     }
 }
 
 /// How far apart the pictures are.
-fn distance(comparison: &Comparison) -> String {
-    let pairs = comparison.tests.first().map_or(0, |test| test.pairs);
+fn distance(experiment: &Experiment, comparison: &Comparison) -> String {
+    let pairs = experiment.pairs();
     let mut parts = Vec::new();
     if let Some(psnr) = comparison.distance.psnr {
         parts.push(format!("mean PSNR {} dB", number(psnr)));

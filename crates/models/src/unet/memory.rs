@@ -6,6 +6,11 @@ use crate::files::UnetConfig;
 /// Scratch of the kernels, small tensors, what the allocator keeps.
 const REST: u64 = 128_000_000;
 
+/// Images of a transformer block's graph and of its gradients, at most, of its width.
+const BLOCK: u64 = 56;
+/// Images of a resnet's graph and of its gradients, at most, of its joined width.
+const RESNET: u64 = 12;
+
 impl Unet {
     /// Bytes of activations of one call, estimated from above for our kernels.
     ///
@@ -43,6 +48,39 @@ impl Unet {
             keys += 4 * (2 * batch * tokens * channels * blocks) as u64;
         }
         skips + most + keys + REST
+    }
+
+    /// Bytes of activations of the gradients of one batch, estimated from above for our kernels.
+    ///
+    /// What goes into every unit is kept; of one unit there are all images of its graph and
+    /// their gradients. `height` and `width` in latents.
+    #[must_use]
+    pub fn training_bytes(&self, batch: usize, [height, width]: [usize; 2], tokens: usize) -> u64 {
+        let config = &self.config;
+        let pixels = |level: usize| {
+            let half = |size: usize| (size.div_ceil(1 << level)) as u64;
+            batch as u64 * half(height) * half(width)
+        };
+        let image = |channels: usize, level: usize| 4 * channels as u64 * pixels(level);
+        let channels = &config.block_out_channels;
+        let last = config.levels() - 1;
+
+        // A layer is a resnet and, with a transformer, entering, its blocks and returning.
+        let units = |depth: usize| if depth == 0 { 1 } else { 3 + depth as u64 };
+        let mut kept = (units(depth(config, last)) + 1) * image(channels[last], last);
+        let mut most = 0;
+        for (level, &width) in channels.iter().enumerate() {
+            let layers = 2 * config.layers_per_block as u64 + 1;
+            let below = channels[(level + 1).min(last)].max(width);
+            kept += (layers * units(depth(config, level)) + 2) * image(below, level);
+            most = most.max(RESNET * image(below + width, level));
+            if depth(config, level) > 0 {
+                most = most.max(BLOCK * image(width, level));
+            }
+        }
+        let blocks = |level: usize| (2 * config.layers_per_block + 2) * depth(config, level);
+        let keys: usize = (0..=last).map(|level| channels[level] * blocks(level)).sum();
+        kept + most + 4 * (2 * batch * tokens * keys) as u64 + REST
     }
 }
 

@@ -64,6 +64,12 @@ impl Vae {
         &self.config
     }
 
+    /// Whether its file has an encoder.
+    #[must_use]
+    pub fn can_encode(&self) -> bool {
+        self.encoder.is_some()
+    }
+
     /// Pixels in about −1…1 from scaled latents.
     ///
     /// Images go one by one, so that a batch needs the memory of one.

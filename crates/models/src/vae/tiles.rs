@@ -8,7 +8,10 @@ use candle_core::{Device, Tensor};
 use crate::error::Result;
 
 /// Sides of tiles that are tried, in latents; the largest is the native size of SDXL.
-const SIDES: [usize; 3] = [128, 64, 32];
+///
+/// Smaller ones show: a VAE's attention and norms see one tile only. Of 32 latents, tones of the
+/// demo's pictures are 21 of 255 apart on average; of 64, less than 1.
+const SIDES: [usize; 2] = [128, 64];
 
 /// Bytes a pixel of the assembled picture and its conversion take.
 const CANVAS: u64 = 64;
@@ -215,7 +218,7 @@ mod tests {
         assert_eq!(plan(Some(16_000_000_000)), Tiling::Tiles { side: 64 });
         // Nothing fits: the least is planned, and the caller sees what it takes.
         let least = Work::plan([300, 300], Some(1), estimate);
-        assert_eq!(least.tiling, Tiling::Tiles { side: 32 });
+        assert_eq!(least.tiling, Tiling::Tiles { side: 64 });
         assert!(least.bytes > 1 && least.whole_bytes == 90_000_000_000);
     }
 }

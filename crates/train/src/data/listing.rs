@@ -31,6 +31,10 @@ impl Listing {
         let mut listing = Self::default();
         let mut seen = HashSet::new();
         let mut folders = vec![folder.to_owned()];
+        if !folder.exists() {
+            let (path, expected) = (folder.to_owned(), "a folder of pictures");
+            return Err(unwrong::Error::NotThere { path, expected }.into());
+        }
         while let Some(folder) = folders.pop() {
             let canonical = folder.canonicalize().map_err(Error::io("read", &folder))?;
             if !seen.insert(canonical) {

@@ -109,10 +109,12 @@ fn a_folder_without_pictures_says_what_it_holds() {
     let missing = folder.path().join("missing");
     let error = unwrong_train::data::Dataset::scan(&missing, &options()).unwrap_err();
     assert!(error.is_request_error());
-    assert_eq!(error.to_string(), format!("cannot read `{}`", missing.display()));
+    let missing = missing.display();
+    let said = format!("`{missing}` does not exist, expected a folder of pictures");
+    assert_eq!((error.to_string(), error.hint().as_deref()), (said, Some("check the path")));
     let file = folder.write("h.png", &png(64, 64, 0));
     let error = unwrong_train::data::Dataset::scan(&file, &options()).unwrap_err();
-    assert!(error.is_request_error());
+    assert!(error.is_request_error() && error.hint().is_some(), "{error}");
 }
 
 #[test]

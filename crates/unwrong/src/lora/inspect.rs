@@ -14,7 +14,7 @@ use crate::identity::hex;
 /// What is in a LoRA file.
 #[derive(Debug, Serialize)]
 pub struct LoraReport {
-    /// The kind of model that it was trained for, if its shapes tell.
+    /// The kind of model that it was trained for, if its shapes or names tell.
     pub family: Option<&'static str>,
     /// Width of the prompt's features, if it changes cross-attention.
     pub cross_attention_dim: Option<usize>,
@@ -87,7 +87,7 @@ pub fn inspect(path: &Path) -> Result<LoraReport> {
     let layers = file.to_layers()?;
     let matrices = || layers.iter().flat_map(|layer| [&layer.down, &layer.up]);
     Ok(LoraReport {
-        family: file.family(),
+        family: file.family().or_else(|| sdxl_shaped(&layers)),
         cross_attention_dim: file.cross_attention_dim(),
         dialects: file.dialects().into_iter().collect(),
         bytes: file.bytes().len(),
@@ -103,6 +103,21 @@ pub fn inspect(path: &Path) -> Result<LoraReport> {
         ignored: file.ignored().to_vec(),
         metadata: file.metadata().clone(),
     })
+}
+
+/// Blocks of the SDXL base that have transformers. Stable Diffusion 1 and 2 have others, too.
+const SDXL_BLOCKS: [&str; 5] =
+    ["down_blocks.1.", "down_blocks.2.", "mid_block.", "up_blocks.0.", "up_blocks.1."];
+
+/// What layers are for that have SDXL's names and another model's widths.
+fn sdxl_shaped(layers: &[LoraLayer]) -> Option<&'static str> {
+    let mut attentions = layers
+        .iter()
+        .filter(|layer| layer.network == Network::Unet && layer.name.contains(".attentions."))
+        .peekable();
+    attentions.peek()?;
+    let is_sdxl = |layer: &LoraLayer| SDXL_BLOCKS.iter().any(|block| layer.name.starts_with(block));
+    attentions.all(is_sdxl).then_some("a model with the SDXL base's layers in other widths")
 }
 
 fn count<T: Ord>(values: impl Iterator<Item = T>) -> Vec<Count<T>> {

@@ -29,7 +29,8 @@ pub fn write_atomically(path: &Path, bytes: &[u8], force: bool) -> Result<()> {
         .suffix(".part")
         .make_in(&folder, |path| File::create_new(path))
         .map_err(cannot("write in", &folder))?;
-    file.write_all(bytes).map_err(cannot("write", path))?;
+    // To the file itself: its wrapper would name the temporary one in an error.
+    file.as_file_mut().write_all(bytes).map_err(cannot("write", path))?;
     file.as_file().sync_all().map_err(cannot("write", path))?;
 
     let renamed = if force { file.persist(path) } else { file.persist_noclobber(path) };

@@ -39,11 +39,18 @@ pub struct Metadata {
 impl Metadata {
     /// The request, or why there is none; `path` is for the message.
     pub fn into_request(self, path: &Path) -> Result<EmbeddedRequest> {
+        let (path, has_texts) = (path.to_owned(), self.has_texts());
         match (self.request, self.problem) {
             (Some(request), _) => Ok(request),
-            (None, Some(problem)) => Err(Error::NotAPicture { path: path.to_owned(), problem }),
-            (None, None) => Err(Error::NoRequestInPicture { path: path.to_owned() }),
+            (None, Some(problem)) => Err(Error::NotAPicture { path, problem }),
+            (None, None) => Err(Error::NoRequestInPicture { path, has_texts }),
         }
+    }
+
+    /// Whether there are texts of other programs.
+    #[must_use]
+    pub fn has_texts(&self) -> bool {
+        self.parameters.is_some() || !self.texts.is_empty()
     }
 }
 
@@ -51,22 +58,22 @@ impl Metadata {
 ///
 /// A file that breaks off in the middle gives what was found up to there.
 pub fn read_metadata(path: &Path) -> Result<Metadata> {
-    let cannot = |source| Error::Io { action: "read", path: path.to_owned(), source };
+    let cannot = Error::reading(path, "a picture");
     let refuse = |problem: String| Error::NotAPicture { path: path.to_owned(), problem };
     // Asked before opening: opening a named pipe would wait for a writer.
-    let about = std::fs::metadata(path).map_err(cannot)?;
+    let about = std::fs::metadata(path).map_err(&cannot)?;
     if about.is_dir() {
         return Err(refuse("it is a folder".to_owned()));
     }
     if !about.is_file() {
         return Err(refuse("it is a device or a pipe".to_owned()));
     }
-    let file = File::open(path).map_err(cannot)?;
+    let file = File::open(path).map_err(&cannot)?;
     if about.len() > MAX_FILE {
         return Err(refuse(format!("it has {} bytes, more than {MAX_FILE}", about.len())));
     }
     let mut bytes = vec![];
-    file.take(MAX_FILE).read_to_end(&mut bytes).map_err(cannot)?;
+    file.take(MAX_FILE).read_to_end(&mut bytes).map_err(&cannot)?;
     parse(&bytes).ok_or_else(|| refuse("it is neither PNG, WebP nor JPEG".to_owned()))
 }
 

@@ -45,8 +45,10 @@ impl WrongFolder {
     pub fn first_seed(path: &Path) -> Result<Option<u64>> {
         let Some(index) = numbered(path)?.first().copied() else { return Ok(None) };
         let picture = path.join(name(index));
-        let request = read_metadata(&picture)?.into_request(&picture)?.request;
-        Ok(request.seed.and_then(|seed| seed.checked_sub(index as u64)))
+        // A picture that is not ours is refused when the folder is opened.
+        let found = read_metadata(&picture).and_then(|metadata| metadata.into_request(&picture));
+        let seed = found.ok().and_then(|found| found.request.seed);
+        Ok(seed.and_then(|seed| seed.checked_sub(index as u64)))
     }
 
     /// Opens or makes the folder for these pictures, which training is to call `text`.
@@ -61,6 +63,9 @@ impl WrongFolder {
         force: bool,
     ) -> Result<Self> {
         let cannot = |source| Error::Io { action: "create", path: path.to_owned(), source };
+        if !force {
+            refuse_others(path)?;
+        }
         fs::create_dir_all(path).map_err(cannot)?;
         let lock = lock(path)?;
         remove_remains(path)?;
@@ -168,6 +173,38 @@ impl WrongFolder {
 
 fn name(index: usize) -> String {
     format!("{index:03}.png")
+}
+
+/// Refuses a folder that holds other things and no table of ours: pictures would be drawn among
+/// them, and a table of others replaced.
+fn refuse_others(path: &Path) -> Result<()> {
+    let table = fs::read_to_string(path.join(TABLE)).ok();
+    if table.as_deref().is_some_and(is_ours) {
+        return Ok(());
+    }
+    let is_other = |name: &String| {
+        let is_picture = name
+            .strip_suffix(".png")
+            .is_some_and(|stem| stem.parse().is_ok_and(|index| self::name(index) == *name));
+        // Pictures are looked into later: they may be all that is left of a set.
+        !name.starts_with('.') && !is_picture
+    };
+    match names(path)?.into_iter().filter(is_other).min() {
+        None => Ok(()),
+        Some(name) => Err(Error::Request {
+            problem: format!("`{}` holds `{name}` and no set of wrong pictures", path.display()),
+            hint: Some(
+                "give a new or empty folder, or `--force` to draw beside what is there".to_owned(),
+            ),
+        }),
+    }
+}
+
+/// Whether every line says how its picture was drawn; of none, all do.
+fn is_ours(table: &str) -> bool {
+    table
+        .lines()
+        .all(|line| serde_json::from_str::<Value>(line).is_ok_and(|row| row["unwrong"].is_object()))
 }
 
 /// Numbers of the pictures in a folder, sorted; none if there is no folder.
