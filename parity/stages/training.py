@@ -32,7 +32,7 @@ UNET_LAYERS = [
     "time_emb_proj", "linear_1", "linear_2",
 ]
 # Values kept of each gradient.
-KEEP = 48
+KEEP = 64
 
 
 def invented(seed, count):
@@ -163,5 +163,5 @@ def write_networks(base, folder):
     goldens = Goldens(folder, "training_networks", rank=RANK, alpha=ALPHA, timesteps=TIMESTEPS, **facts)
     for layer, pair in matrices.items():
         for which, parameter in pair.items():
-            goldens.add(f"gradient.{layer}.{which}", parameter.grad, keep=KEEP)
+            goldens.add(f"gradient.{layer}.{which}", parameter.grad, keep=KEEP, small=KEEP)
     goldens.write()

@@ -128,6 +128,17 @@ impl TextEncoder {
         Ok(Some(projection.forward(run, &normal)?))
     }
 
+    /// Bytes of activations that a training keeps, of `rows` of `tokens`, estimated from above for
+    /// our kernels.
+    #[must_use]
+    pub fn training_bytes(&self, rows: usize, tokens: usize) -> u64 {
+        let config = &self.config;
+        // Norms, query, key, value, mixture and sums; what goes into an activation and comes out.
+        let layer = 8 * config.hidden_size + 2 * config.intermediate_size;
+        let layers = config.num_hidden_layers + 1; // gradients within one
+        4 * (rows * tokens * layer * layers) as u64
+    }
+
     /// Token plus position embeddings, `[B, T, D]`. Only the rows that occur are read.
     fn embed(&self, rows: &[TokenRow<'_>], device: &Device) -> Result<Tensor> {
         let width = self.config.hidden_size;
