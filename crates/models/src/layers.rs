@@ -241,13 +241,10 @@ impl Linear {
             return ops::linear(run.ops, x, product, activation, residual);
         };
         let trains = training.trains(&self.name);
-        match training.tape {
-            Some(tape) => tape.linear(x, product, trains, activation, residual, run.extent),
-            None => {
-                let branch = trains.map(|trains| trains.branch);
-                graph::linear(x, product, branch, activation, residual)
-            }
+        if let Some(tape) = training.tape {
+            return tape.linear(x, product, trains, activation, residual, run.extent);
         }
+        graph::linear(x, product, trains.map(|trains| trains.branch), activation, residual)
     }
 }
 

@@ -89,7 +89,9 @@ impl Thin<'_> {
 
     /// Multiplied with the branch's scale.
     pub(super) fn scaled(&self, mut values: Vec<f32>) -> Vec<f32> {
-        values.iter_mut().for_each(|value| *value *= self.branch.scale as f32);
+        for value in &mut values {
+            *value *= self.branch.scale as f32;
+        }
         values
     }
 
