@@ -82,7 +82,7 @@ def main():
             networks.write_unet(refiner.unet, networks.refiner_inputs(base), out, "unet_refiner"),
         ),
         "lora": lambda: lora.write(base, wrong, out),
-        "training": lambda: training.write(base, out),
+        "training": lambda: (training.write(base, out), training.write_networks(base, out)),
         "picture": pictures,
         "vae": vae,
         "keys": lambda: keys.write(out),

@@ -25,8 +25,8 @@ class Goldens:
         self.index = {}
         self.tensors = {}
 
-    def add(self, name, tensor, whole=False, keep=KEEP):
-        """Keeps a tensor, whole or a spread of its values."""
+    def add(self, name, tensor, whole=False, keep=KEEP, small=WHOLE):
+        """Keeps a tensor, whole where asked or up to `small` values, else a spread of its values."""
         assert name not in self.index, name
         tensor = tensor.detach().to("cpu")
         if tensor.dtype != torch.uint8:
@@ -34,7 +34,7 @@ class Goldens:
         tensor = tensor.contiguous()
         flat = tensor.flatten()
         count = flat.numel()
-        whole = whole or count <= WHOLE
+        whole = whole or count <= small
         offset, stride, kept = (0, 1, count) if whole else spread(count, keep)
         wide = flat.to(torch.float64).abs()
         assert torch.isfinite(wide).all(), name

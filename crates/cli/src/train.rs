@@ -32,6 +32,7 @@ pub(crate) fn run(arguments: &TrainArgs) -> Result<()> {
     interrupt::listen()?;
 
     let pipeline = open(arguments)?;
+    arguments.training().layers.check_dialect(pipeline.layers(), arguments.format.into())?;
     let native = pipeline.native_size().width;
     let dataset = scan(&arguments.folder, &arguments.data(native), "pictures")?;
     let class = arguments.class_data(native);

@@ -195,6 +195,10 @@ pub enum Error {
     #[error("the VAE has no encoder")]
     NoEncoder,
 
+    /// No text encoder has a projection, or there is none.
+    #[error("no text encoder gives a pooled vector")]
+    NoPooledOutput,
+
     /// Rows of tokens must be of one length that the encoder has positions for.
     #[error("a row of {tokens} tokens, expected at most {most}")]
     TokenRow {
@@ -229,6 +233,7 @@ impl Error {
             | Self::NotPrepared { .. }
             | Self::SkipsExhausted
             | Self::NoEncoder
+            | Self::NoPooledOutput
             | Self::TokenRow { .. }
             | Self::TokenId { .. }
             | Self::Tensor(_) => false,

@@ -7,7 +7,7 @@ use candle_core::{D, Shape, Tensor};
 
 use crate::error::{Error, Result};
 use crate::files::{FrozenWeight, WeightPath};
-use crate::lora::{LayerAdapters, Trained};
+use crate::lora::{LayerAdapters, Network, Trained};
 use crate::ops::tape::Trains;
 use crate::ops::{
     self, Activation, Affine, Convolution, DoubledHalf, GroupNorm, Image, Mask, Ops, Product, Tape,
@@ -33,8 +33,21 @@ pub enum Extent {
 pub struct Training<'a> {
     /// What is trained.
     pub trained: &'a Trained,
+    /// Whose layers the pass goes through.
+    pub network: Network,
     /// Where the kernels record what they do; without it, candle's graph does.
     pub tape: Option<&'a Tape>,
+}
+
+impl<'a> Training<'a> {
+    /// What is trained of a layer.
+    fn trains<'l>(&self, name: &'l str) -> Option<Trains<'l>>
+    where
+        'a: 'l,
+    {
+        let network = self.network;
+        Some(Trains { network, name, branch: self.trained.get(network, name)? })
+    }
 }
 
 /// What one pass through a network carries beside its inputs.
@@ -99,13 +112,10 @@ impl<'a> Run<'a> {
         conv: &Convolution<'_>,
         residual: Option<Image>,
     ) -> Result<Image> {
-        let branch = self.training.and_then(|training| training.trained.get(name));
-        match (self.tape(), branch) {
-            (Some(tape), branch) => {
-                let trains = branch.map(|branch| Trains { name, branch });
-                tape.conv2d(x, conv, trains, residual, self.extent)
-            }
-            (None, Some(branch)) => graph::conv2d(x, conv, branch, residual),
+        let trains = self.training.and_then(|training| training.trains(name));
+        match (self.tape(), trains) {
+            (Some(tape), trains) => tape.conv2d(x, conv, trains, residual, self.extent),
+            (None, Some(trains)) => graph::conv2d(x, conv, trains.branch, residual),
             (None, None) => ops::conv2d(self.ops, x, conv, residual),
         }
     }
@@ -140,6 +150,30 @@ impl<'a> Run<'a> {
         match self.tape() {
             Some(tape) => tape.joined(parts),
             None => Ok(Tensor::cat(&parts, D::Minus1)?),
+        }
+    }
+
+    /// The sum of two tensors of one shape.
+    pub(crate) fn added(&self, parts: [&Tensor; 2]) -> Result<Tensor> {
+        match self.tape() {
+            Some(tape) => tape.added(parts),
+            None => Ok((parts[0] + parts[1])?),
+        }
+    }
+
+    /// `x · sigmoid(x)`.
+    pub(crate) fn silu(&self, x: &Tensor) -> Result<Tensor> {
+        match self.tape() {
+            Some(tape) => tape.silu(x),
+            None => ops::silu(x),
+        }
+    }
+
+    /// One row of each picture's, `[B, D]` of `[B, T, D]`.
+    pub(crate) fn picked(&self, x: &Tensor, rows: &[usize]) -> Result<Tensor> {
+        match self.tape() {
+            Some(tape) => tape.picked(x, rows),
+            None => ops::picked(x, rows),
         }
     }
 
@@ -206,14 +240,11 @@ impl Linear {
         let Some(training) = run.training else {
             return ops::linear(run.ops, x, product, activation, residual);
         };
-        let branch = training.trained.get(&self.name);
-        match training.tape {
-            None => graph::linear(x, product, branch, activation, residual),
-            Some(tape) => {
-                let trains = branch.map(|branch| Trains { name: &self.name, branch });
-                tape.linear(x, product, trains, activation, residual, run.extent)
-            }
+        let trains = training.trains(&self.name);
+        if let Some(tape) = training.tape {
+            return tape.linear(x, product, trains, activation, residual, run.extent);
         }
+        graph::linear(x, product, trains.map(|trains| trains.branch), activation, residual)
     }
 }
 

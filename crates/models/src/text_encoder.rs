@@ -90,10 +90,12 @@ impl TextEncoder {
 
     /// The states before the last layer, not normalised, `[B, T, D]`: what a UNet is told.
     ///
-    /// All rows have the same length. A row comes out the same whatever the others are.
+    /// All rows have the same length. A row comes out the same whatever the others are. In
+    /// training none may have a mask.
     pub fn encode(&self, run: &Run<'_>, rows: &[TokenRow<'_>], device: &Device) -> Result<Tensor> {
         let mut passes = Vec::new();
-        for rows in rows.chunks(MOST_ROWS) {
+        let most = if run.training.is_some() { rows.len().max(1) } else { MOST_ROWS };
+        for rows in rows.chunks(most) {
             let mut hidden = self.embed(rows, device)?;
             run.observe("embeddings", &hidden);
             for layer in &self.layers {
@@ -107,7 +109,8 @@ impl TextEncoder {
     /// The projection of the normalised last state at the end-of-text token, `[B, P]`, from
     /// what [`Self::encode`] made of rows without masks; absent where there is no projection.
     ///
-    /// Of the last layer nothing is computed but this token and what it looks at.
+    /// Of the last layer nothing is computed but this token and what it looks at; in training,
+    /// whose operations have no part of a tensor, all of it is.
     pub fn pool(
         &self,
         run: &Run<'_>,
@@ -116,9 +119,24 @@ impl TextEncoder {
     ) -> Result<Option<Tensor>> {
         let Some(projection) = &self.text_projection else { return Ok(None) };
         let ends: Vec<usize> = rows.iter().map(|row| self.end_of_text(row.ids)).collect();
-        let state = self.last_layer.at(run, states, &ends)?;
+        let state = if run.training.is_some() {
+            run.picked(&self.last_layer.forward(run, states, rows)?, &ends)?
+        } else {
+            self.last_layer.at(run, states, &ends)?
+        };
         let normal = self.final_layer_norm.layer(run, &state)?;
         Ok(Some(projection.forward(run, &normal)?))
+    }
+
+    /// Bytes of activations that a training keeps, of `rows` of `tokens`, estimated from above for
+    /// our kernels.
+    #[must_use]
+    pub fn training_bytes(&self, rows: usize, tokens: usize) -> u64 {
+        let config = &self.config;
+        // Norms, query, key, value, mixture and sums; what goes into an activation and comes out.
+        let layer = 8 * config.hidden_size + 2 * config.intermediate_size;
+        let layers = config.num_hidden_layers + 1; // gradients within one
+        4 * (rows * tokens * layer * layers) as u64
     }
 
     /// Token plus position embeddings, `[B, T, D]`. Only the rows that occur are read.
@@ -253,6 +271,13 @@ fn attention(
     heads: usize,
     rows: &[TokenRow<'_>],
 ) -> Result<Tensor> {
+    if rows.iter().all(|row| row.mask.is_none()) {
+        let [query, key, value] = query_key_value;
+        return run.attention(query, key, value, heads, Mask::Causal);
+    }
+    if run.training.is_some() {
+        return Err(Error::NoBackward { op: "attention with masks" });
+    }
     let mut parts = Vec::new();
     let mut start = 0;
     for alike in rows.chunk_by(|a, b| a.mask.is_some() == b.mask.is_some()) {

@@ -22,7 +22,8 @@ impl Trainer<'_> {
         let sizes: Vec<(Size, usize)> = datasets.flat_map(largest).collect();
         let step = |&(size, pictures): &(Size, usize)| {
             let latents = [size.height, size.width].map(|side| side as usize / 8);
-            self.pipeline().unet().training_bytes(pictures, latents, TOKENS)
+            let unet = self.pipeline().unet().training_bytes(pictures, latents, TOKENS);
+            unet + self.encoders(pictures)
         };
         let step = sizes.iter().map(step).max().unwrap_or(0) + self.matrices();
         let encoding = |(size, _): &(Size, usize)| (self.pipeline().encode_bytes(*size), *size);
@@ -48,6 +49,15 @@ impl Trainer<'_> {
         let left = self.pipeline().memory().map(|budget| budget.saturating_sub(self.bytes().1));
         let most = KEPT_BYTES as u64;
         left.map_or(most, |left| left.min(most)) as usize
+    }
+
+    /// Text encoders, where they are trained.
+    fn encoders(&self, pictures: usize) -> u64 {
+        if !self.options().layers.text_encoders {
+            return 0;
+        }
+        let encoders = self.pipeline().text_encoders();
+        encoders.map(|(_, encoder)| encoder.training_bytes(pictures, TOKENS)).sum()
     }
 
     fn matrices(&self) -> u64 {

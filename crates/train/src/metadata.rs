@@ -45,6 +45,14 @@ pub fn metadata(facts: &Facts<'_>) -> BTreeMap<String, String> {
     add("ss_network_dropout", options.dropout.to_string());
     add("ss_learning_rate", options.rate.to_string());
     add("ss_unet_lr", options.rate.to_string());
+    if options.layers.text_encoders {
+        let rate = options.text_encoder_rate.unwrap_or(options.rate);
+        add("ss_text_encoder_lr", rate.to_string());
+    }
+    if options.layers.convolutions {
+        let (dim, alpha) = (options.rank.to_string(), options.alpha().to_string());
+        add("ss_network_args", json!({ "conv_dim": dim, "conv_alpha": alpha }).to_string());
+    }
     add("ss_lr_scheduler", options.schedule.name().to_owned());
     add("ss_lr_warmup_steps", options.warmup.to_string());
     add("ss_optimizer", "AdamW".to_owned());

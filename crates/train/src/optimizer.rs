@@ -46,25 +46,26 @@ impl AdamW {
         Self { options, steps: 0, moments: sizes.iter().map(moments).collect() }
     }
 
-    /// Moves every tensor against its gradient.
+    /// Moves every tensor against its gradient, each at its own rate.
     ///
     /// # Panics
     /// If tensors and gradients are not those the optimiser was made for.
-    pub fn step(&mut self, tensors: &mut [Vec<f32>], gradients: &[Vec<f32>], rate: f64) {
+    pub fn step(&mut self, tensors: &mut [Vec<f32>], gradients: &[Vec<f32>], rates: &[f64]) {
         assert_eq!(tensors.len(), self.moments.len(), "tensors of an optimiser");
         assert_eq!(gradients.len(), self.moments.len(), "gradients of an optimiser");
+        assert_eq!(rates.len(), self.moments.len(), "rates of an optimiser");
         self.steps += 1;
         let AdamWOptions { betas: (beta1, beta2), eps, weight_decay } = self.options;
         let power = self.steps as f64;
         let correction = 1.0 - beta1.powf(power);
         let root = (1.0 - beta2.powf(power)).sqrt() as f32;
-        let kept = (1.0 - rate * weight_decay) as f32;
-        let step = (rate / correction) as f32;
         let (beta2, new1, new2) = (beta2 as f32, (1.0 - beta1) as f32, (1.0 - beta2) as f32);
         let eps = eps as f32;
-        for ((tensor, gradient), moments) in
-            tensors.iter_mut().zip(gradients).zip(&mut self.moments)
+        for (((tensor, gradient), moments), rate) in
+            tensors.iter_mut().zip(gradients).zip(&mut self.moments).zip(rates)
         {
+            let kept = (1.0 - rate * weight_decay) as f32;
+            let step = (rate / correction) as f32;
             assert_eq!(tensor.len(), gradient.len(), "gradient of a tensor");
             let numbers = tensor.iter_mut().zip(gradient);
             let means = moments.mean.iter_mut().zip(&mut moments.square);

@@ -1,6 +1,7 @@
 //! What a training is asked to do.
 
 use serde::{Deserialize, Serialize};
+use unwrong_models::lora::Network;
 
 use crate::diffusion::LossOptions;
 use crate::error::{Error, Result};
@@ -23,6 +24,8 @@ pub struct TrainOptions {
     pub layers: LayerChoice,
     /// The learning rate.
     pub rate: f64,
+    /// That of the text encoders, where they are trained; absent: the same.
+    pub text_encoder_rate: Option<f64>,
     /// How the rate changes.
     pub schedule: RateSchedule,
     /// Steps in which the rate rises to it.
@@ -55,6 +58,7 @@ impl Default for TrainOptions {
             dropout: 0.0,
             layers: LayerChoice::default(),
             rate: 1e-4,
+            text_encoder_rate: None,
             schedule: RateSchedule::Constant,
             warmup: 0,
             accumulation: 4,
@@ -73,6 +77,17 @@ impl TrainOptions {
     #[must_use]
     pub fn alpha(&self) -> f64 {
         self.alpha.unwrap_or(self.rank as f64)
+    }
+
+    /// The learning rate of a network's layers.
+    #[must_use]
+    pub fn rate_of(&self, network: Network) -> f64 {
+        match network {
+            Network::Unet => self.rate,
+            Network::TextEncoder | Network::TextEncoder2 => {
+                self.text_encoder_rate.unwrap_or(self.rate)
+            }
+        }
     }
 
     /// Refuses what nothing can be trained with.
@@ -95,6 +110,10 @@ impl TrainOptions {
         }
         if !(self.rate.is_finite() && self.rate > 0.0) {
             return refuse("rate", &self.rate, "a number above 0");
+        }
+        if let Some(rate) = self.text_encoder_rate.filter(|rate| !(rate.is_finite() && *rate > 0.0))
+        {
+            return refuse("text_encoder_rate", &rate, "a number above 0");
         }
         if self.warmup > self.steps {
             return refuse("warmup", &self.warmup, "at most as many as there are steps");

@@ -5,10 +5,9 @@ use unwrong::Pipeline;
 use unwrong::encode::Conditioning;
 use unwrong::noise::Noise;
 use unwrong::request::NoiseKind;
-use unwrong_models::Run;
 use unwrong_models::files::{FrozenWeight, PredictionType};
-use unwrong_models::lora::{Branch, Dropout, LayerAdapters, LoraLayer, Network, Trained};
-use unwrong_models::unet::{Prepared, TrainingPass};
+use unwrong_models::lora::{Branch, Dropout, LoraLayer, Trained};
+use unwrong_models::unet::{Reading, Told, TrainingPass};
 
 use crate::average::Average;
 use crate::data::draws::{Draws, Purpose};
@@ -71,7 +70,7 @@ pub struct StepReport {
     pub loss: f64,
     /// The mean over the class pictures alone, where there are some.
     pub prior: Option<f64>,
-    /// The learning rate.
+    /// The learning rate, of the UNet.
     pub rate: f64,
     /// Length of the gradient before it was shortened.
     pub gradient_norm: f64,
@@ -210,24 +209,26 @@ impl<'a> Trainer<'a> {
         let rank = self.options.rank;
         pairs
             .map(|(layer, [down, up])| LoraLayer {
-                network: Network::Unet,
+                network: layer.network,
                 name: layer.name.clone(),
-                down: FrozenWeight::from_f32(down, &[rank, layer.inputs]),
-                up: FrozenWeight::from_f32(up, &[layer.outputs, rank]),
+                down: FrozenWeight::from_f32(down, &layer.down(rank)),
+                up: FrozenWeight::from_f32(up, &layer.up(rank)),
                 alpha: self.options.alpha(),
             })
             .collect()
     }
 
-    /// Computes what the VAE and the text encoders say about every picture of the first epoch,
-    /// so that the steps find it; `done` is told how many of how many there are.
+    /// Computes what the VAE and text encoders that stay as they are say about every picture of
+    /// the first epoch, so that the steps find it; `done` is told how many of how many there are.
     pub fn prepare(&self, done: &mut dyn FnMut(usize, usize) -> Result<()>) -> Result<()> {
         let datasets = [Some(self.dataset), self.class].into_iter().flatten();
         let examples: Vec<_> = datasets.flat_map(|dataset| dataset.batches(0)).flatten().collect();
         for (index, example) in examples.iter().enumerate() {
             done(index, examples.len())?;
             self.posterior(example)?;
-            self.conditioning(example.caption)?;
+            if !self.options.layers.text_encoders {
+                self.conditioning(example.caption)?;
+            }
         }
         done(examples.len(), examples.len())
     }
@@ -255,13 +256,16 @@ impl<'a> Trainer<'a> {
                 return Err(Error::NotFinite { step: step + 1, what, value });
             }
         }
-        let rate = options.rate * options.schedule.factor(step, options.steps, options.warmup);
-        self.state.optimizer.step(&mut self.state.tensors, &gradients, rate);
+        let factor = options.schedule.factor(step, options.steps, options.warmup);
+        let rates = self.layers.iter().flat_map(|layer| [options.rate_of(layer.network); 2]);
+        let rates: Vec<_> = rates.map(|rate| rate * factor).collect();
+        self.state.optimizer.step(&mut self.state.tensors, &gradients, &rates);
         if let Some(average) = &mut self.state.average {
             average.step(&self.state.tensors);
         }
         self.state.step += 1;
         self.state.losses.push(sum as f32);
+        let rate = options.rate * factor;
         Ok(StepReport { step: step + 1, loss: sum, prior, rate, gradient_norm: length })
     }
 
@@ -292,6 +296,32 @@ impl<'a> Trainer<'a> {
     fn add_batch(
         &self,
         batch: &[Example<'_>],
+        place: Place,
+        gradients: &mut [Vec<f32>],
+    ) -> Result<f64> {
+        if !self.options.layers.text_encoders {
+            let Conditioning { prompt_embeds, pooled_embeds } = &self.features(batch)?;
+            let told = Told::Features { prompt_embeds, pooled_embeds };
+            return self.add_told(batch, told, place, gradients);
+        }
+        let encoders: Vec<_> = self.pipeline.text_encoders().collect();
+        let mut ids = vec![Vec::new(); encoders.len()];
+        for example in batch {
+            let rows = self.pipeline.caption_ids(example.caption);
+            ids.iter_mut().zip(rows).for_each(|(ids, row)| ids.push(row));
+        }
+        let readings: Vec<_> = encoders
+            .into_iter()
+            .zip(&ids)
+            .map(|((network, encoder), ids)| Reading { network, encoder, ids })
+            .collect();
+        self.add_told(batch, Told::Captions(&readings), place, gradients)
+    }
+
+    fn add_told(
+        &self,
+        batch: &[Example<'_>],
+        told: Told<'_>,
         Place { part, share, weight }: Place,
         gradients: &mut [Vec<f32>],
     ) -> Result<f64> {
@@ -302,14 +332,16 @@ impl<'a> Trainer<'a> {
         let noisy: Vec<f32> = samples.iter().flat_map(|sample| &sample.noisy).copied().collect();
         let noisy = Tensor::from_vec(noisy, (batch.len(), height, width, 4), device)?;
         let timesteps: Vec<f32> = samples.iter().map(|sample| sample.timestep as f32).collect();
-        let prepared = self.told(batch)?;
+        let sizes: Vec<f32> = batch.iter().flat_map(Example::time_ids).collect();
+        let time_ids = Tensor::from_vec(sizes, (batch.len(), 6), device)?;
 
         let pass = TrainingPass {
             ops: self.pipeline.ops().exact(),
             trained: &self.trained(part)?,
             latents: &noisy,
             timesteps: &timesteps,
-            prepared: &prepared,
+            told,
+            time_ids: &time_ids,
             keep: self.kept_bytes(),
         };
         let mut value = 0.0;
@@ -324,7 +356,7 @@ impl<'a> Trainer<'a> {
         })?;
         let pairs = self.layers.iter().zip(gradients.as_chunks_mut::<2>().0);
         for (layer, [down, up]) in pairs {
-            let Some(gradient) = found.get(&layer.name) else { continue };
+            let Some(gradient) = found.get(layer.network, &layer.name) else { continue };
             add(down, &gradient.down)?;
             add(up, &gradient.up)?;
         }
@@ -361,20 +393,16 @@ impl<'a> Trainer<'a> {
         batch.iter().enumerate().map(sample).collect()
     }
 
-    /// What the network is told about a batch.
-    fn told(&self, batch: &[Example<'_>]) -> Result<Prepared> {
+    /// What text encoders that stay as they are say about a batch.
+    fn features(&self, batch: &[Example<'_>]) -> Result<Conditioning> {
         let told: Vec<_> = batch
             .iter()
             .map(|example| self.conditioning(example.caption))
             .collect::<Result<_>>()?;
         let embeds: Vec<_> = told.iter().map(|told| &told.prompt_embeds).collect();
         let pooled: Vec<_> = told.iter().map(|told| &told.pooled_embeds).collect();
-        let sizes: Vec<f32> = batch.iter().flat_map(Example::time_ids).collect();
-        let sizes = Tensor::from_vec(sizes, (batch.len(), 6), self.pipeline.device())?;
-        let none = LayerAdapters::default();
-        let run = Run::new(self.pipeline.ops().exact(), &none);
-        let (embeds, pooled) = (Tensor::cat(&embeds, 0)?, Tensor::cat(&pooled, 0)?);
-        Ok(self.pipeline.unet().prepare_training(&run, &embeds, &pooled, &sizes)?)
+        let (prompt_embeds, pooled_embeds) = (Tensor::cat(&embeds, 0)?, Tensor::cat(&pooled, 0)?);
+        Ok(Conditioning { prompt_embeds, pooled_embeds })
     }
 
     fn trained(&self, part: u64) -> Result<Trained> {
@@ -389,12 +417,12 @@ impl<'a> Trainer<'a> {
                 seed: Draws::new(Purpose::Dropout, &numbers).bits(),
             });
             let branch = Branch {
-                down: Tensor::from_slice(down, (rank, layer.inputs), device)?,
-                up: Tensor::from_slice(up, (layer.outputs, rank), device)?,
+                down: Tensor::from_slice(down, layer.down(rank), device)?,
+                up: Tensor::from_slice(up, layer.up(rank), device)?,
                 scale: options.alpha() / rank as f64,
                 dropout,
             };
-            trained.insert(&layer.name, branch);
+            trained.insert(layer.network, &layer.name, branch);
         }
         Ok(trained)
     }

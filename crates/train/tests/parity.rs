@@ -8,11 +8,13 @@ mod common;
 use candle_core::{Device, Tensor};
 use common::{Goldens, nhwc, root};
 use serde::Deserialize;
-use unwrong_models::Run;
-use unwrong_models::files::{Folder, ModelParts};
-use unwrong_models::lora::{Branch, LayerAdapters, Targets, Trained};
+use unwrong::pipeline::Options;
+use unwrong::{Catalog, GenerateRequest, Pipeline};
+use unwrong_models::files::{Folder, ModelParts, TextEncoderConfig, Weights};
+use unwrong_models::lora::{Branch, Network, Targets, Trained};
 use unwrong_models::ops::Ops;
-use unwrong_models::unet::{Prepared, TrainingPass, Unet};
+use unwrong_models::text_encoder::TextEncoder;
+use unwrong_models::unet::{Reading, Told, TrainingPass, Unet};
 use unwrong_train::{AdamW, AdamWOptions, Layer, LayerChoice, Sample, clip, loss};
 
 #[derive(Clone, Copy, Deserialize)]
@@ -24,10 +26,11 @@ struct OptimizerFacts {
     max_grad_norm: f64,
 }
 
-/// The demo's UNet with the oracle's matrices, batch and conditioning.
+/// The demo's networks with the oracle's matrices, batch and conditioning.
 struct Case {
     goldens: Goldens,
     unet: Unet,
+    encoders: [(Network, TextEncoder); 2],
     layers: Vec<Layer>,
     rank: usize,
     scale: f64,
@@ -37,34 +40,30 @@ struct Case {
 }
 
 impl Case {
-    fn open() -> Self {
+    fn open(goldens: &str, layers: LayerChoice) -> Self {
         let folder = root().join("crates/demo/model/base");
         let parts = ModelParts::open_folder(&Folder::disk(&folder)).unwrap();
         let unet = Unet::load(&parts.unet.0, &parts.unet.1).unwrap();
-        let layers = LayerChoice::default().layers(&Targets::of(&parts)).unwrap();
-        let goldens = Goldens::open("training");
+        let encoder = |network, parts: Option<&_>| {
+            let (config, weights): &(TextEncoderConfig, Weights) = parts.unwrap();
+            (network, TextEncoder::load(config, weights).unwrap())
+        };
+        let encoders = [
+            encoder(Network::TextEncoder, parts.text_encoder.as_ref()),
+            encoder(Network::TextEncoder2, parts.text_encoder_2.as_ref()),
+        ];
+        let layers = layers.layers(&Targets::of(&parts)).unwrap();
+        let goldens = Goldens::open(goldens);
         let rank = goldens.fact("rank").as_u64().unwrap() as usize;
         let scale = goldens.fact("alpha").as_f64().unwrap() / rank as f64;
         let timesteps = serde_json::from_value(goldens.fact("timesteps").clone()).unwrap();
-        let noise = nhwc(&goldens.tensor("input.noise"));
+        let inputs = Goldens::open("training");
+        let noise = nhwc(&inputs.tensor("input.noise"));
         let pictures: Vec<Vec<f32>> = noise.flatten_from(1).unwrap().to_vec2().unwrap();
         let sample = |target| Sample { timestep: 0, noisy: vec![], target, weight: 1.0 };
         let samples = pictures.into_iter().map(sample).collect();
-        let noisy = nhwc(&goldens.tensor("noisy"));
-        Self { goldens, unet, layers, rank, scale, noisy, samples, timesteps }
-    }
-
-    fn prepared(&self, ops: Ops) -> Prepared {
-        let inputs = Goldens::open("unet_base");
-        let none = LayerAdapters::default();
-        self.unet
-            .prepare_training(
-                &Run::new(ops, &none),
-                &inputs.tensor("input.encoder_hidden_states"),
-                &inputs.tensor("input.text_embeds"),
-                &inputs.tensor("input.time_ids"),
-            )
-            .unwrap()
+        let noisy = nhwc(&inputs.tensor("noisy"));
+        Self { goldens, unet, encoders, layers, rank, scale, noisy, samples, timesteps }
     }
 
     /// The matrices the oracle starts with, `down` and `up` of every layer in turn.
@@ -74,32 +73,42 @@ impl Case {
         };
         let matrices = self.layers.iter().enumerate().flat_map(|(number, layer)| {
             [
-                numbers(2 * number, self.rank * layer.inputs, 0.1),
-                numbers(2 * number + 1, self.rank * layer.outputs, 0.05),
+                numbers(2 * number, layer.down(self.rank).iter().product(), 0.1),
+                numbers(2 * number + 1, layer.up(self.rank).iter().product(), 0.05),
             ]
         });
         matrices.collect()
     }
 
+    /// Loss and gradients of matrices, told the features of a golden.
+    fn gradients(&self, ops: Ops, tensors: &[Vec<f32>]) -> (f64, Vec<Vec<f32>>) {
+        let inputs = Goldens::open("unet_base");
+        let prompt_embeds = &inputs.tensor("input.encoder_hidden_states");
+        let pooled_embeds = &inputs.tensor("input.text_embeds");
+        self.gradients_told(ops, tensors, Told::Features { prompt_embeds, pooled_embeds })
+    }
+
     /// Loss and gradients of matrices.
-    fn gradients(
+    fn gradients_told(
         &self,
         ops: Ops,
-        prepared: &Prepared,
         tensors: &[Vec<f32>],
+        told: Told<'_>,
     ) -> (f64, Vec<Vec<f32>>) {
         let mut trained = Trained::default();
         for (layer, [down, up]) in self.layers.iter().zip(tensors.as_chunks::<2>().0) {
-            let matrix = |values: &[f32], shape: (usize, usize)| {
+            let matrix = |values: &[f32], shape: Vec<usize>| {
                 Tensor::from_slice(values, shape, &Device::Cpu).unwrap()
             };
-            let down = matrix(down, (self.rank, layer.inputs));
-            let up = matrix(up, (layer.outputs, self.rank));
-            trained.insert(&layer.name, Branch { down, up, scale: self.scale, dropout: None });
+            let down = matrix(down, layer.down(self.rank));
+            let up = matrix(up, layer.up(self.rank));
+            let branch = Branch { down, up, scale: self.scale, dropout: None };
+            trained.insert(layer.network, &layer.name, branch);
         }
         let mut value = 0.0;
         let (trained, latents, timesteps) = (&trained, &self.noisy, &self.timesteps);
-        let pass = TrainingPass { ops, trained, latents, timesteps, prepared, keep: 0 };
+        let time_ids = &Goldens::open("unet_base").tensor("input.time_ids");
+        let pass = TrainingPass { ops, trained, latents, timesteps, told, time_ids, keep: 0 };
         let found = self
             .unet
             .gradients(&pass, |answer| {
@@ -112,28 +121,50 @@ impl Case {
         assert_eq!(found.len(), self.layers.len());
         let flat = |tensor: &Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
         let gradients = self.layers.iter().flat_map(|layer| {
-            let found = &found[&layer.name];
+            let found = found.get(layer.network, &layer.name).unwrap();
             [flat(&found.down), flat(&found.up)]
         });
         (value, gradients.collect())
     }
 
-    /// The largest distance from the golden `kind` of any matrix, relative to its length.
+    /// The largest distance from the golden `kind` of any matrix, relative to its length, as far
+    /// as the golden has it.
     fn largest_difference(&self, kind: &str, tensors: &[Vec<f32>]) -> f64 {
         let mut most: f64 = 0.0;
         for (layer, pair) in self.layers.iter().zip(tensors.as_chunks::<2>().0) {
             for (which, found) in ["down", "up"].into_iter().zip(pair) {
-                let expected = self.goldens.values(&format!("{kind}.{}.{which}", layer.name));
-                assert_eq!(found.len(), expected.len());
-                let squares = |values: &mut dyn Iterator<Item = f32>| -> f64 {
-                    values.map(|x| f64::from(x).powi(2)).sum()
-                };
-                let distance = squares(&mut found.iter().zip(&expected).map(|(a, b)| a - b));
-                most = most.max((distance / squares(&mut expected.iter().copied())).sqrt());
+                let name = format!("{kind}.{}.{which}", self.golden_name(layer));
+                let shape = if which == "down" { Layer::down } else { Layer::up };
+                let whole =
+                    Tensor::from_slice(found, shape(layer, self.rank), &Device::Cpu).unwrap();
+                self.goldens.compare(&name, &whole); // its shape, and the length of all of it
+                let (mut distance, mut length) = (0.0, 0.0);
+                for (place, expected) in self.goldens.kept(&name) {
+                    distance += f64::from(found[place] - expected).powi(2);
+                    length += f64::from(expected).powi(2);
+                }
+                most = most.max((distance / length).sqrt());
             }
         }
         most
     }
+
+    /// What a golden calls a layer.
+    fn golden_name(&self, layer: &Layer) -> String {
+        let name = layer.name.trim_start_matches("text_model.");
+        let whole = format!("{}/{name}", layer.network.part());
+        if self.goldens.has(&format!("gradient.{whole}.up")) { whole } else { name.to_owned() }
+    }
+}
+
+/// The demo, for its tokenizers.
+fn pipeline() -> Pipeline {
+    let request = GenerateRequest {
+        model: Some(root().join("crates/demo/model/base").display().to_string()),
+        refiner: Some("none".to_owned()),
+        ..GenerateRequest::new("")
+    };
+    Pipeline::open(&request, &Catalog::new(), &Options::default()).unwrap()
 }
 
 /// A number in −1 … 1: those of splitmix64, as the oracle's script makes them.
@@ -147,11 +178,11 @@ fn invented(seed: u64, index: u64) -> f32 {
 
 #[test]
 fn the_gradient_of_every_matrix_is_that_of_peft() {
-    let case = Case::open();
+    let case = Case::open("training", LayerChoice::default());
     let start = case.start();
     let losses: Vec<f64> = serde_json::from_value(case.goldens.fact("losses").clone()).unwrap();
     for ops in [Ops::Cpu, Ops::Reference] {
-        let (value, gradients) = case.gradients(ops, &case.prepared(ops), &start);
+        let (value, gradients) = case.gradients(ops, &start);
         assert!((value / losses[0] - 1.0).abs() < 1e-5, "{value}, expected {}", losses[0]);
         let most = case.largest_difference("gradient", &gradients);
         println!("| LoRA gradients, {ops:?} | {most:.1e} |");
@@ -160,23 +191,60 @@ fn the_gradient_of_every_matrix_is_that_of_peft() {
 }
 
 #[test]
+fn gradients_of_encoders_convolutions_and_embeddings_are_those_of_peft() {
+    let every = LayerChoice {
+        attention: true,
+        feed_forward: true,
+        convolutions: true,
+        embeddings: true,
+        text_encoders: true,
+    };
+    let case = Case::open("training_networks", every);
+    let of = |network| case.layers.iter().filter(move |layer| layer.network == network);
+    assert!(Network::ALL.into_iter().all(|network| of(network).count() > 0));
+    assert_eq!(case.goldens.names().count(), 2 * case.layers.len());
+
+    let captions: Vec<String> =
+        serde_json::from_value(case.goldens.fact("captions").clone()).unwrap();
+    let pipeline = pipeline();
+    let ids = [0, 1].map(|encoder| {
+        let row = |caption: &String| pipeline.caption_ids(caption)[encoder].clone();
+        captions.iter().map(row).collect::<Vec<_>>()
+    });
+    let readings = [0, 1].map(|index| {
+        let (network, encoder) = &case.encoders[index];
+        let expected = case.goldens.fact("ids")[network.part()].clone();
+        assert_eq!(serde_json::to_value(&ids[index]).unwrap(), expected, "ids of {network:?}");
+        Reading { network: *network, encoder, ids: &ids[index] }
+    });
+    let expected = case.goldens.fact("loss").as_f64().unwrap();
+    for ops in [Ops::Cpu, Ops::Reference] {
+        let told = Told::Captions(&readings);
+        let (value, gradients) = case.gradients_told(ops, &case.start(), told);
+        assert!((value / expected - 1.0).abs() < 1e-5, "{value}, expected {expected}");
+        let most = case.largest_difference("gradient", &gradients);
+        println!("| gradients of all networks, {ops:?} | {most:.1e} |");
+        assert!(most < 1e-3, "{ops:?}: {most}");
+    }
+}
+
+#[test]
 fn ten_steps_end_where_peft_and_adamw_end() {
-    let case = Case::open();
+    let case = Case::open("training", LayerChoice::default());
     let facts: OptimizerFacts =
         serde_json::from_value(case.goldens.fact("optimizer").clone()).unwrap();
     let losses: Vec<f64> = serde_json::from_value(case.goldens.fact("losses").clone()).unwrap();
     assert!(losses[losses.len() - 1] < 0.9 * losses[0], "the oracle learns nothing");
     for ops in [Ops::Cpu, Ops::Reference] {
-        let prepared = case.prepared(ops);
         let mut tensors = case.start();
         let sizes: Vec<_> = tensors.iter().map(Vec::len).collect();
         let OptimizerFacts { lr, betas, eps, weight_decay, max_grad_norm } = facts;
         let mut optimizer = AdamW::new(AdamWOptions { betas, eps, weight_decay }, &sizes);
         for expected in &losses[..losses.len() - 1] {
-            let (value, mut gradients) = case.gradients(ops, &prepared, &tensors);
+            let (value, mut gradients) = case.gradients(ops, &tensors);
             assert!((value / expected - 1.0).abs() < 1e-3, "{value}, expected {expected}");
             clip(&mut gradients, max_grad_norm);
-            optimizer.step(&mut tensors, &gradients, lr);
+            optimizer.step(&mut tensors, &gradients, &vec![lr; sizes.len()]);
         }
         let most = case.largest_difference("end", &tensors);
         println!("| LoRA after ten steps, {ops:?} | {most:.1e} |");

@@ -9,7 +9,7 @@ use candle_core::Tensor;
 use unwrong_models::layers::Run;
 use unwrong_models::lora::{self, Branch, Trained};
 use unwrong_models::text_encoder::TokenRow;
-use unwrong_models::unet::{KEPT_BYTES, Prepared, TrainingPass};
+use unwrong_models::unet::{KEPT_BYTES, Prepared, Told, TrainingPass};
 use unwrong_prompt::{CHUNK_TOKENS, Prompt};
 
 use crate::error::{Error, Result};
@@ -141,26 +141,25 @@ impl Pipeline {
             if attention.iter().any(|end| name.ends_with(end)) {
                 let down = (self.invented(&[TRAINED_RANK, shape[1]])? * 0.01)?;
                 let up = (self.invented(&[shape[0], TRAINED_RANK])? * 0.01)?;
-                trained.insert(name, Branch { down, up, scale: 1.0, dropout: None });
+                let branch = Branch { down, up, scale: 1.0, dropout: None };
+                trained.insert(lora::Network::Unet, name, branch);
             }
         }
-        let run = Run::new(self.ops.exact(), &self.none);
         let config = unet.config();
         let pooled = config.projection_class_embeddings_input_dim
             - BASE_SIZES * config.addition_time_embed_dim;
-        let prepared = &unet.prepare_training(
-            &run,
-            &self.invented(&[case.batch, CHUNK_TOKENS, config.cross_attention_dim])?,
-            &self.invented(&[case.batch, pooled])?,
-            &self.invented(&[case.batch, BASE_SIZES])?,
-        )?;
+        let prompt_embeds =
+            &self.invented(&[case.batch, CHUNK_TOKENS, config.cross_attention_dim])?;
+        let pooled_embeds = &self.invented(&[case.batch, pooled])?;
+        let told = Told::Features { prompt_embeds, pooled_embeds };
+        let time_ids = &self.invented(&[case.batch, BASE_SIZES])?;
         case.time(step_before(case.size), |size| {
             let latents = self.invented(&latents_of(size, case.batch, config.in_channels))?;
-            let (ops, trained, timesteps) = (run.ops, &trained, vec![TIMESTEP; case.batch]);
-            let keep = KEPT_BYTES;
+            let (ops, trained) = (self.ops.exact(), &trained);
+            let timesteps = vec![TIMESTEP; case.batch];
             Ok(move || {
-                let (latents, timesteps) = (&latents, &timesteps[..]);
-                let pass = TrainingPass { ops, trained, latents, timesteps, prepared, keep };
+                let (latents, timesteps, keep) = (&latents, &timesteps[..], KEPT_BYTES);
+                let pass = TrainingPass { ops, trained, latents, timesteps, told, time_ids, keep };
                 // The slope of half the squared answer.
                 Ok(unet.gradients(&pass, |answer| Ok(answer.clone()))?)
             })

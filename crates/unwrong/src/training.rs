@@ -3,10 +3,12 @@
 use candle_core::{Device, Tensor};
 use unwrong_models::Run;
 use unwrong_models::files::{PredictionType, SchedulerConfig};
-use unwrong_models::lora::Targets;
+use unwrong_models::lora::{Network, Targets};
 use unwrong_models::ops::Ops;
+use unwrong_models::text_encoder::TextEncoder;
 use unwrong_models::unet::Unet;
 use unwrong_models::vae::Posterior;
+use unwrong_prompt::{Encoder, Prompt};
 
 use crate::encode::{Conditioning, encode};
 use crate::error::Result;
@@ -70,6 +72,25 @@ impl Pipeline {
         };
         let plan = Plan::expand(&request, self.defaults(), self.native_size(), false)?.remove(0);
         Ok(encode(&self.readers(&self.base, None), &plan, true, &self.device)?.positive)
+    }
+
+    /// The base's text encoders. The last one pools.
+    pub fn text_encoders(&self) -> impl Iterator<Item = (Network, &TextEncoder)> {
+        self.base.encoders.iter().map(|shared| {
+            let network = match shared.encoder {
+                Encoder::ClipL => Network::TextEncoder,
+                Encoder::BigG => Network::TextEncoder2,
+            };
+            (network, &shared.network)
+        })
+    }
+
+    /// The 77 ids that each of them reads of a caption: what [`Pipeline::caption`] has encoded.
+    #[must_use]
+    pub fn caption_ids(&self, caption: &str) -> Vec<Vec<u32>> {
+        let (prompt, _) = Prompt::parse(caption, Syntax::Plain.into());
+        let ids = |encoder| prompt.plan(encoder, LongPrompt::Truncate.into()).chunks[0].ids;
+        self.base.encoders.iter().map(|shared| ids(shared.encoder).to_vec()).collect()
     }
 
     /// The distribution of a picture's latents, not yet scaled.

@@ -75,6 +75,13 @@ pub(crate) struct TrainArgs {
     /// Which layers of the UNet are trained [default: attention].
     #[arg(long, value_delimiter = ',', value_name = "LIST", help_heading = "Training")]
     pub(crate) layers: Vec<Layers>,
+    /// Train the attention of both text encoders, too; with --layers feed-forward also the two
+    /// layers after it.
+    #[arg(long, visible_alias = "train-text-encoder", help_heading = "Training")]
+    pub(crate) train_text_encoders: bool,
+    /// Their learning rate [default: that of the UNet].
+    #[arg(long, value_name = "RATE", requires = "train_text_encoders", help_heading = "Training")]
+    pub(crate) text_encoder_rate: Option<f64>,
     /// Share of a layer's inputs, 0 to 1, that its matrices do not see in a step [default: 0].
     #[arg(long, value_name = "SHARE", help_heading = "Training",
         value_parser = number::<f64>("a number, 0 to below 1"))]
@@ -259,6 +266,10 @@ pub(crate) enum Layers {
     Attention,
     /// The two layers after them, and the projections around a transformer.
     FeedForward,
+    /// Those of resnets, and those that change the resolution.
+    Convolutions,
+    /// What timestep, sizes and pooled text go through.
+    Embeddings,
 }
 
 impl TrainArgs {
@@ -330,15 +341,15 @@ impl TrainArgs {
             rank: self.rank.unwrap_or(default.rank),
             alpha: self.alpha,
             dropout: self.dropout.unwrap_or(default.dropout),
-            layers: if self.layers.is_empty() {
-                default.layers
-            } else {
-                LayerChoice {
-                    attention: chosen(Layers::Attention),
-                    feed_forward: chosen(Layers::FeedForward),
-                }
+            layers: LayerChoice {
+                attention: self.layers.is_empty() || chosen(Layers::Attention),
+                feed_forward: chosen(Layers::FeedForward),
+                convolutions: chosen(Layers::Convolutions),
+                embeddings: chosen(Layers::Embeddings),
+                text_encoders: self.train_text_encoders,
             },
             rate: self.rate.unwrap_or(default.rate),
+            text_encoder_rate: self.text_encoder_rate,
             schedule: match self.schedule {
                 Some(RateSchedule::Cosine) => Schedule::Cosine,
                 Some(RateSchedule::Linear) => Schedule::Linear,

@@ -118,6 +118,35 @@ fn another_training_does_not_go_on_from_these_checkpoints() {
 }
 
 #[test]
+fn encoders_convolutions_and_embeddings_are_trained_to_the_same_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    pictures(folder.path());
+    let layers = "attention,feed-forward,convolutions,embeddings";
+    let every = ["--layers", layers, "--train-text-encoder", "--text-encoder-rate", "5e-5"];
+    let train_every = |threads| {
+        train(folder.path(), "lora.safetensors", &[&every[..], &["--threads", threads]].concat())
+    };
+    train_every("1").done();
+    let whole = bytes(folder.path(), "lora.safetensors");
+    fs::remove_file(folder.path().join("lora.safetensors")).unwrap();
+    let last = "lora.training/checkpoints/checkpoint-00000006.safetensors";
+    fs::remove_file(folder.path().join(last)).unwrap();
+    let run = train_every("3").done();
+    assert!(run.stderr.contains("goes on after step 4"), "{}", run.stderr);
+    assert!(whole == bytes(folder.path(), "lora.safetensors"));
+
+    // All of it takes effect, in every dialect that has words for it.
+    let convert = ["lora", "convert", "lora.safetensors", "--to", "peft", "-o", "peft.safetensors"];
+    unwrong(folder.path(), &convert).done();
+    for lora in ["lora.safetensors", "peft.safetensors"] {
+        let draw = ["generate", "a red apple", "--seed", "1", "--force", "--json", "-o", "a.png"];
+        let run = unwrong(folder.path(), &[&draw[..], &SMALL, &["--lora", lora]].concat()).done();
+        let line: serde_json::Value = serde_json::from_str(&run.stdout).unwrap();
+        assert_eq!(line["lora"][0]["applied"], line["lora"][0]["total"], "{line}");
+    }
+}
+
+#[test]
 fn what_cannot_be_trained_is_said_before_any_work() {
     let folder = tempfile::tempdir().unwrap();
     fs::create_dir(folder.path().join("set")).unwrap();
@@ -138,6 +167,11 @@ fn what_cannot_be_trained_is_said_before_any_work() {
     said(&["--rank", "0"], "`rank` is 0, expected 1 to 1024");
     said(&["--rate", "nan"], "`rate` is NaN, expected a number above 0");
     said(&["--dropout", "1"], "`dropout` is 1, expected 0 to below 1");
+    said(
+        &["--train-text-encoders", "--text-encoder-rate", "0"],
+        "`text_encoder_rate` is 0, expected a number above 0",
+    );
+    said(&["--layers", "convolutions", "--format", "diffusers"], "in 2023 only attention");
     let run = unwrong(folder.path(), &["train", "nowhere", "-o", "lora.safetensors"]);
     assert_eq!(run.code, Some(1), "{}", run.stderr);
     let run = unwrong(folder.path(), &["train", "set", "-o", "lora.bin"]);

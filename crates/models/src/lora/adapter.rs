@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use crate::files::FrozenWeight;
+use crate::lora::Network;
 
 /// What LoRA files do to the layers of a model, network by network.
 #[derive(Debug, Clone, Default)]
@@ -20,6 +21,23 @@ impl Adapters {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.unet.is_empty() && self.text_encoder.is_empty() && self.text_encoder_2.is_empty()
+    }
+
+    /// What is done to one network.
+    pub(crate) fn of(&self, network: Network) -> &LayerAdapters {
+        match network {
+            Network::Unet => &self.unet,
+            Network::TextEncoder => &self.text_encoder,
+            Network::TextEncoder2 => &self.text_encoder_2,
+        }
+    }
+
+    pub(super) fn of_mut(&mut self, network: Network) -> &mut LayerAdapters {
+        match network {
+            Network::Unet => &mut self.unet,
+            Network::TextEncoder => &mut self.text_encoder,
+            Network::TextEncoder2 => &mut self.text_encoder_2,
+        }
     }
 }
 

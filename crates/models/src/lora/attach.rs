@@ -6,7 +6,7 @@ use crate::error::Result;
 use crate::files::FrozenWeight;
 use crate::lora::file::FileLayer;
 use crate::lora::keys::Network;
-use crate::lora::{Adapters, LayerAdapters, LoraFile, LowRank, Targets};
+use crate::lora::{Adapters, LoraFile, LowRank, Targets};
 
 /// How much of a LoRA file found its layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,7 +60,7 @@ fn attach_one(
         }
         let low_rank = fit(file, layer, name, shape, scale)?;
         if low_rank.scale != 0.0 {
-            network_of(adapters, layer.network).entry(name).low_rank.push(low_rank);
+            adapters.of_mut(layer.network).entry(name).low_rank.push(low_rank);
         }
     }
     if taken.is_empty() {
@@ -129,12 +129,4 @@ fn reshaped(weight: &FrozenWeight, shape: &[usize]) -> FrozenWeight {
 fn without_ones(shape: &[usize]) -> &[usize] {
     let end = shape.iter().rposition(|dim| *dim != 1).map_or(0, |last| last + 1);
     &shape[..end]
-}
-
-fn network_of(adapters: &mut Adapters, network: Network) -> &mut LayerAdapters {
-    match network {
-        Network::Unet => &mut adapters.unet,
-        Network::TextEncoder => &mut adapters.text_encoder,
-        Network::TextEncoder2 => &mut adapters.text_encoder_2,
-    }
 }

@@ -26,5 +26,5 @@ pub use file::LoraFile;
 pub use keys::Network;
 pub use layer::LoraLayer;
 pub use targets::Targets;
-pub use trained::{Branch, BranchGradients, Dropout, Trained};
+pub use trained::{Branch, BranchGradients, ByLayer, Dropout, Gradients, Trained};
 pub use write::write_lora;

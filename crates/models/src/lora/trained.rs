@@ -6,13 +6,19 @@ use candle_core::{Tensor, Var};
 
 use crate::error::Result;
 use crate::files::FrozenWeight;
-use crate::lora::{LayerAdapters, LowRank};
+use crate::lora::{Adapters, LowRank, Network};
 
-/// The low-rank matrices of one network's layers, by the layer's checkpoint name.
+/// One value for each of some layers, by network and by the layer's checkpoint name.
 ///
-/// In the order of their names, whatever order they were made in.
-#[derive(Debug, Clone, Default)]
-pub struct Trained(BTreeMap<String, Branch>);
+/// In the order of networks and names, whatever order they were made in.
+#[derive(Debug, Clone)]
+pub struct ByLayer<T>(BTreeMap<Network, BTreeMap<String, T>>);
+
+/// What is trained: the low-rank matrices of layers.
+pub type Trained = ByLayer<Branch>;
+
+/// The gradients for everything that is trained and that the loss depends on.
+pub type Gradients = ByLayer<BranchGradients>;
 
 /// `y += scale · up · down · dropout(x)` of one layer.
 #[derive(Debug, Clone)]
@@ -45,50 +51,60 @@ pub struct BranchGradients {
     pub up: Tensor,
 }
 
-impl Trained {
-    /// What is trained of the layer `name`: its checkpoint key without `.weight`.
+impl<T> Default for ByLayer<T> {
+    fn default() -> Self {
+        Self(BTreeMap::new())
+    }
+}
+
+impl<T> ByLayer<T> {
+    /// The value of the layer `name`: its checkpoint key without `.weight`.
     #[must_use]
-    pub fn get(&self, name: &str) -> Option<&Branch> {
-        self.0.get(name)
+    pub fn get(&self, network: Network, name: &str) -> Option<&T> {
+        self.0.get(&network)?.get(name)
     }
 
-    /// Sets what is trained of a layer.
-    pub fn insert(&mut self, name: &str, branch: Branch) {
-        self.0.insert(name.to_owned(), branch);
+    /// Sets the value of a layer.
+    pub fn insert(&mut self, network: Network, name: &str, value: T) {
+        self.0.entry(network).or_default().insert(name.to_owned(), value);
     }
 
-    /// Names and matrices, sorted by name.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &Branch)> {
-        self.0.iter().map(|(name, branch)| (name.as_str(), branch))
+    /// All layers with their values, sorted by network and name.
+    pub fn iter(&self) -> impl Iterator<Item = (Network, &str, &T)> {
+        self.0.iter().flat_map(|(network, layers)| {
+            layers.iter().map(|(name, value)| (*network, name.as_str(), value))
+        })
     }
 
     /// Number of layers.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.0.values().map(BTreeMap::len).sum()
     }
 
-    /// Nothing is trained.
+    /// There are no layers.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.len() == 0
     }
+}
 
+impl Trained {
     /// Whether any branch leaves out numbers at random.
     pub(crate) fn has_dropout(&self) -> bool {
-        self.0.values().any(|branch| branch.dropout.is_some())
+        self.iter().any(|(_, _, branch)| branch.dropout.is_some())
     }
 
     /// The matrices without dropout as those of a file, for operations that fuse them in.
-    pub(crate) fn adapters(&self) -> Result<LayerAdapters> {
+    pub(crate) fn adapters(&self) -> Result<Adapters> {
         let frozen = |tensor: &Tensor| -> Result<FrozenWeight> {
             Ok(FrozenWeight::from_f32(&tensor.flatten_all()?.to_vec1::<f32>()?, tensor.dims()))
         };
-        let mut adapters = LayerAdapters::default();
-        for (name, branch) in self.0.iter().filter(|(_, branch)| branch.dropout.is_none()) {
+        let mut adapters = Adapters::default();
+        for (network, name, branch) in self.iter().filter(|(.., branch)| branch.dropout.is_none()) {
             let (down, up) = (frozen(&branch.down)?, frozen(&branch.up)?);
             let low_rank = LowRank { down, up, scale: branch.scale as f32 };
-            adapters.entry(name).low_rank.push(low_rank);
+            adapters.of_mut(network).entry(name).low_rank.push(low_rank);
         }
         Ok(adapters)
     }
@@ -97,10 +113,11 @@ impl Trained {
     pub(crate) fn tracked(&self) -> Result<Self> {
         let tracked =
             |tensor: &Tensor| -> Result<Tensor> { Ok(Var::from_tensor(tensor)?.into_inner()) };
-        let branches = self.0.iter().map(|(name, branch)| {
+        let mut variables = Self::default();
+        for (network, name, branch) in self.iter() {
             let (down, up) = (tracked(&branch.down)?, tracked(&branch.up)?);
-            Ok((name.clone(), Branch { down, up, ..*branch }))
-        });
-        Ok(Self(branches.collect::<Result<_>>()?))
+            variables.insert(network, name, Branch { down, up, ..*branch });
+        }
+        Ok(variables)
     }
 }

@@ -300,6 +300,13 @@ pub fn silu(x: &Tensor) -> Result<Tensor> {
     Ok(x.silu()?)
 }
 
+/// One row of each batch entry, `[B, D]` of `[B, T, D]`.
+pub(crate) fn picked(x: &Tensor, rows: &[usize]) -> Result<Tensor> {
+    let row = |(index, row): (usize, &usize)| x.narrow(0, index, 1)?.narrow(1, *row, 1)?.squeeze(1);
+    let picked = rows.iter().enumerate().map(row).collect::<candle_core::Result<Vec<_>>>()?;
+    Ok(Tensor::cat(&picked, 0)?.contiguous()?)
+}
+
 /// `[B, H, W, C]` → `[B, 2H, 2W, C]`, nearest neighbour.
 pub fn upsample_2x(x: &Tensor) -> Result<Tensor> {
     reference::upsample_2x(x)

@@ -13,14 +13,14 @@ mod norm;
 mod shape;
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 
 use candle_core::{Storage, Tensor, TensorId};
 
 pub(crate) use self::branch::Trains;
 use super::cpu::input;
 use crate::error::Result;
-use crate::lora::BranchGradients;
+use crate::lora::Gradients;
 
 /// What the operations of a training pass are recorded on.
 #[derive(Default)]
@@ -57,8 +57,8 @@ pub(crate) struct Pass(Vec<Entry>);
 #[derive(Default)]
 pub(crate) struct Flow {
     tensors: HashMap<TensorId, Vec<f32>>,
-    /// Of the matrices that are trained, by the layer's name.
-    pub(crate) found: BTreeMap<String, BranchGradients>,
+    /// Of the matrices that are trained.
+    pub(crate) found: Gradients,
 }
 
 impl Tape {

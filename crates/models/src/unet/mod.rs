@@ -16,16 +16,15 @@ mod unit;
 
 use std::collections::HashMap;
 
-use candle_core::{D, Tensor};
+use candle_core::Tensor;
 
 use self::blocks::{DownBlock, MidBlock, UpBlock};
 use self::embedding::{Mlp, sinusoid};
-pub use self::gradients::{KEPT_BYTES, TrainingPass};
+pub use self::gradients::{KEPT_BYTES, Reading, Told, TrainingPass};
 use self::unit::{Context, Kept, Unit};
 use crate::error::{Error, Result};
 use crate::files::{UnetConfig, Weights};
 use crate::layers::{Conv, Norm, Run};
-use crate::ops;
 
 /// The network, with its weights where the file map has them.
 pub struct Unet {
@@ -162,19 +161,6 @@ impl Unet {
         Ok(prepared)
     }
 
-    /// As [`Unet::prepare`], for [`Unet::gradients`]: keys and values are computed as they are
-    /// needed.
-    pub fn prepare_training(
-        &self,
-        run: &Run<'_>,
-        prompt_embeds: &Tensor,
-        pooled_embeds: &Tensor,
-        time_ids: &Tensor,
-    ) -> Result<Prepared> {
-        let prepared = self.prepare_sizes(run, prompt_embeds, pooled_embeds, time_ids)?;
-        Ok(Prepared { context: Some(prompt_embeds.clone()), ..prepared })
-    }
-
     /// The embedding of pooled text and sizes.
     fn prepare_sizes(
         &self,
@@ -193,7 +179,7 @@ impl Unet {
         }
         let ids = time_ids.flatten_all()?.to_vec1::<f32>()?;
         let ids = sinusoid(&ids, width, prompt_embeds.device())?.reshape((batch, ()))?;
-        let added = Tensor::cat(&[pooled_embeds, &ids], D::Minus1)?;
+        let added = run.joined([pooled_embeds, &ids])?;
         let embedding = self.add_embedding.forward(run, &added)?;
         run.observe("add_embedding", &embedding);
         Ok(Prepared { embedding, keys: HashMap::new(), context: None })
@@ -231,7 +217,7 @@ impl Unet {
         let time = sinusoid(timesteps, first, prepared.embedding.device())?;
         let time = self.time_embedding.forward(run, &time)?;
         run.observe("time_embedding", &time);
-        ops::silu(&(time + &prepared.embedding)?)
+        run.silu(&run.added([&time, &prepared.embedding])?)
     }
 
     /// Down, keeping what the way up will need; middle; up; out.

@@ -5,14 +5,15 @@ use std::borrow::Cow;
 use candle_core::Tensor;
 use unwrong_kernels as kernels;
 
-use super::with_values;
+use super::{Flow, with_values};
 use crate::error::Result;
-use crate::lora::{Branch, BranchGradients};
+use crate::lora::{Branch, BranchGradients, Network};
 use crate::ops::branch::mask;
 
 /// What is trained of a layer.
 #[derive(Clone, Copy)]
 pub(crate) struct Trains<'a> {
+    pub(crate) network: Network,
     /// The layer's checkpoint key without `.weight`.
     pub(crate) name: &'a str,
     /// Its matrices. Without dropout they are in the product's adapter too.
@@ -21,13 +22,15 @@ pub(crate) struct Trains<'a> {
 
 /// A branch that a layer keeps for its way back.
 pub(super) struct Kept {
-    pub(super) name: String,
-    pub(super) branch: Branch,
+    network: Network,
+    name: String,
+    branch: Branch,
 }
 
 impl Kept {
     pub(super) fn of(trains: Trains<'_>) -> Self {
-        Self { name: trains.name.to_owned(), branch: trains.branch.clone() }
+        let Trains { network, name, branch } = trains;
+        Self { network, name: name.to_owned(), branch: branch.clone() }
     }
 
     /// What no fused operation knows: it leaves out part of its input.
@@ -48,10 +51,12 @@ impl Kept {
         })
     }
 
-    /// Gradients in the shapes of their matrices.
-    pub(super) fn gradients(&self, down: Vec<f32>, up: Vec<f32>) -> Result<BranchGradients> {
+    /// Hands in the gradients for the matrices.
+    pub(super) fn found(&self, down: Vec<f32>, up: Vec<f32>, flow: &mut Flow) -> Result<()> {
         let like = |values: Vec<f32>, x: &Tensor| Tensor::from_vec(values, x.shape(), x.device());
-        Ok(BranchGradients { down: like(down, &self.branch.down)?, up: like(up, &self.branch.up)? })
+        let (down, up) = (like(down, &self.branch.down)?, like(up, &self.branch.up)?);
+        flow.found.insert(self.network, &self.name, BranchGradients { down, up });
+        Ok(())
     }
 }
 
@@ -84,9 +89,8 @@ impl Thin<'_> {
 
     /// Multiplied with the branch's scale.
     pub(super) fn scaled(&self, mut values: Vec<f32>) -> Vec<f32> {
-        let scale = self.branch.scale as f32;
         for value in &mut values {
-            *value *= scale;
+            *value *= self.branch.scale as f32;
         }
         values
     }

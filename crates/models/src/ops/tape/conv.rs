@@ -6,7 +6,7 @@ use unwrong_kernels as kernels;
 use super::super::cpu::{self, Norm, matrix};
 use super::branch::{Kept, Thin, Trains};
 use super::{Backward, Flow, Tape, four, with_values};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::files::FrozenWeight;
 use crate::layers::Extent;
 use crate::ops::{Convolution, Image, Window};
@@ -25,18 +25,17 @@ impl Tape {
     ) -> Result<Image> {
         let x = x.to_tensor()?;
         let residual = residual.map(Image::into_tensor).transpose()?;
-        if conv.per_image.is_some_and(|shift| self.live(shift).is_some()) {
-            return Err(Error::NoBackward { op: "conv2d" });
-        }
-        let (wanted, onto) = (self.live(&x), residual.as_ref().and_then(|x| self.live(x)));
+        let live = |x: Option<&Tensor>| x.and_then(|x| self.live(x));
+        let wanted = [Some(&x), conv.per_image, residual.as_ref()].map(live);
+        let is_live = wanted.iter().any(Option::is_some) || trains.is_some();
+        let reads = trains.is_some() || wanted[0].is_some() && conv.norm.is_some();
         let operation = Conv {
-            x: wanted,
-            residual: onto,
+            wanted,
             weight: conv.product.weight.clone(),
             window: conv.window,
             dims: four(x.dims()),
             norm: conv.norm.map(|norm| (Norm::of(norm), norm.silu)),
-            input: (conv.norm.is_some() || trains.is_some()).then(|| x.clone()),
+            input: reads.then(|| x.clone()),
             branch: trains.map(Kept::of),
         };
         let y = if extent == Extent::Outline {
@@ -46,7 +45,7 @@ impl Tape {
             let y = cpu::conv2d(&(&x).into(), conv, residual.map(Image::from))?.into_tensor()?;
             operation.with_dropped(&x, y)?
         };
-        if wanted.is_some() || onto.is_some() || operation.branch.is_some() {
+        if is_live {
             self.record(&y, operation);
         }
         Ok(y.into())
@@ -54,9 +53,8 @@ impl Tape {
 }
 
 struct Conv {
-    /// Where gradients are wanted.
-    x: Option<TensorId>,
-    residual: Option<TensorId>,
+    /// Where gradients are wanted: input, what is added to each image, residual.
+    wanted: [Option<TensorId>; 3],
     weight: FrozenWeight,
     window: Window,
     /// Of `x`.
@@ -127,10 +125,19 @@ impl Backward for Conv {
         if let (Some(branch), Some(x)) = (&self.branch, &self.input) {
             let [down, up, dx] =
                 with_values([x], |[x]| branch.with(|thin| self.branch_back(thin, x, &dy)))??;
-            flow.found.insert(branch.name.clone(), branch.gradients(down, up)?);
+            branch.found(down, up, flow)?;
             of_branch = Some(dx);
         }
-        if let Some(wanted) = self.x {
+        let [x, per_image, residual] = self.wanted;
+        if let Some(per_image) = per_image {
+            let each = dy.len() / self.dims[0];
+            let sum = |dy: &[f32]| {
+                let pixels = each / self.weight.shape()[0];
+                kernels::outer_sum(&vec![1.0; pixels], dy, pixels)
+            };
+            flow.add(per_image, dy.chunks_exact(each).flat_map(sum).collect());
+        }
+        if let Some(wanted) = x {
             let layer = self.layer(matrix(&self.weight));
             let mut dx = kernels::conv2d_backward(&dy, &layer, self.dims);
             of_branch.into_iter().flatten().zip(&mut dx).for_each(|(more, dx)| *dx += more);
@@ -141,7 +148,7 @@ impl Backward for Conv {
             }
             flow.add(wanted, dx);
         }
-        if let Some(residual) = self.residual {
+        if let Some(residual) = residual {
             flow.add(residual, dy);
         }
         Ok(())

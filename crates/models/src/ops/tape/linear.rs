@@ -138,8 +138,7 @@ impl Backward for Linear {
                 let back = with_values([x], |[x]| {
                     branch.with(|thin| back(thin, [x, slope], weight, onto, self.x.is_some()))
                 })??;
-                let gradients = branch.gradients(back.down, back.up)?;
-                flow.found.insert(branch.name.clone(), gradients);
+                branch.found(back.down, back.up, flow)?;
                 back.x
             }
             _ => self.x.map(|_| {

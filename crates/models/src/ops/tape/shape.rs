@@ -1,8 +1,9 @@
-//! What moves numbers and changes none.
+//! What moves numbers, and what needs no weight.
 
 use candle_core::{D, Shape, Tensor, TensorId};
+use unwrong_kernels as kernels;
 
-use super::{Backward, Flow, Tape, four};
+use super::{Backward, Flow, Tape, four, with_values};
 use crate::error::Result;
 
 impl Tape {
@@ -22,6 +23,34 @@ impl Tape {
         if wanted.iter().any(Option::is_some) {
             let widths = [parts[0].dim(D::Minus1)?, parts[1].dim(D::Minus1)?];
             self.record(&y, Joined { wanted, widths });
+        }
+        Ok(y)
+    }
+
+    /// The sum of two tensors of one shape.
+    pub(crate) fn added(&self, parts: [&Tensor; 2]) -> Result<Tensor> {
+        let y = (parts[0] + parts[1])?;
+        let wanted = parts.map(|part| self.live(part));
+        if wanted.iter().any(Option::is_some) {
+            self.record(&y, Added(wanted));
+        }
+        Ok(y)
+    }
+
+    /// `x · sigmoid(x)`.
+    pub(crate) fn silu(&self, x: &Tensor) -> Result<Tensor> {
+        let y = super::super::silu(x)?;
+        if let Some(wanted) = self.live(x) {
+            self.record(&y, Silu { wanted, x: x.clone() });
+        }
+        Ok(y)
+    }
+
+    /// One row of each batch entry, `[B, D]` of `[B, T, D]`.
+    pub(crate) fn picked(&self, x: &Tensor, rows: &[usize]) -> Result<Tensor> {
+        let y = super::super::picked(x, rows)?;
+        if let Some(wanted) = self.live(x) {
+            self.record(&y, Picked { wanted, dims: x.dims3()?, rows: rows.to_vec() });
         }
         Ok(y)
     }
@@ -70,6 +99,67 @@ impl Backward for Joined {
             }
             flow.add(wanted, part);
         }
+        Ok(())
+    }
+}
+
+struct Added([Option<TensorId>; 2]);
+
+impl Backward for Added {
+    fn held(&self) -> Vec<&Tensor> {
+        Vec::new()
+    }
+
+    fn backward(self: Box<Self>, dy: Vec<f32>, flow: &mut Flow) -> Result<()> {
+        let [left, right] = self.0;
+        if let Some(left) = left {
+            flow.add(left, dy.clone());
+        }
+        if let Some(right) = right {
+            flow.add(right, dy);
+        }
+        Ok(())
+    }
+}
+
+struct Silu {
+    wanted: TensorId,
+    x: Tensor,
+}
+
+impl Backward for Silu {
+    fn held(&self) -> Vec<&Tensor> {
+        vec![&self.x]
+    }
+
+    fn backward(self: Box<Self>, dy: Vec<f32>, flow: &mut Flow) -> Result<()> {
+        let dx = with_values([&self.x], |[x]| {
+            kernels::activate_backward(&dy, x, kernels::Activation::Silu)
+        })?;
+        flow.add(self.wanted, dx);
+        Ok(())
+    }
+}
+
+struct Picked {
+    wanted: TensorId,
+    dims: (usize, usize, usize),
+    rows: Vec<usize>,
+}
+
+impl Backward for Picked {
+    fn held(&self) -> Vec<&Tensor> {
+        Vec::new()
+    }
+
+    fn backward(self: Box<Self>, dy: Vec<f32>, flow: &mut Flow) -> Result<()> {
+        let (batch, tokens, width) = self.dims;
+        let mut dx = vec![0.0; batch * tokens * width];
+        for ((image, row), dy) in self.rows.iter().enumerate().zip(dy.chunks_exact(width)) {
+            let start = (image * tokens + row) * width;
+            dx[start..start + width].copy_from_slice(dy);
+        }
+        flow.add(self.wanted, dx);
         Ok(())
     }
 }
