@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use unwrong::GenerateRequest;
 use unwrong_eval::{Experiment, Follow, Seeds, Unit, Variant, prompts};
 
-use super::{ModelArgs, SamplingArgs};
+use super::{ModelArgs, SamplingArgs, number};
 use crate::failure::wrong_request;
 
 pub(super) const EXAMPLES: &str = "Examples:
@@ -48,10 +48,12 @@ pub(crate) struct EvalArgs {
     pub(crate) unit: UnitArg,
     /// Also ask the model whether each picture follows its prompt: its denoising loss under that
     /// prompt and others of the file, N in all [default N: 8].
-    #[arg(long, value_name = "N", num_args = 0..=1, require_equals = true)]
+    #[arg(long, value_name = "N", num_args = 0..=1, require_equals = true,
+        value_parser = number::<usize>("a whole number, 2 or more"))]
     pub(crate) follow: Option<Option<usize>>,
     /// Levels of noise at which it is asked [default: 4].
-    #[arg(long, value_name = "N", requires = "follow")]
+    #[arg(long, value_name = "N", requires = "follow",
+        value_parser = number::<usize>("a whole number, 1 or more"))]
     pub(crate) follow_levels: Option<usize>,
     /// The folder of pictures, results.jsonl and report.html; a run that was stopped goes on.
     #[arg(short, long, value_name = "DIR")]

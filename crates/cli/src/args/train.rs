@@ -80,7 +80,8 @@ pub(crate) struct TrainArgs {
     #[arg(long, visible_alias = "train-text-encoder", help_heading = "Training")]
     pub(crate) train_text_encoders: bool,
     /// Their learning rate [default: that of the UNet].
-    #[arg(long, value_name = "RATE", requires = "train_text_encoders", help_heading = "Training")]
+    #[arg(long, value_name = "RATE", requires = "train_text_encoders", help_heading = "Training",
+        value_parser = number::<f64>("a number above 0, such as `5e-5`"))]
     pub(crate) text_encoder_rate: Option<f64>,
     /// Share of a layer's inputs, 0 to 1, that its matrices do not see in a step [default: 0].
     #[arg(long, value_name = "SHARE", help_heading = "Training",
@@ -104,7 +105,8 @@ pub(crate) struct TrainArgs {
     pub(crate) weight_decay: Option<f64>,
     /// Write running means of the matrices, which keep up to this share in a step (EMA; 0.99 to
     /// 0.9999 are usual).
-    #[arg(long, value_name = "DECAY", help_heading = "Training")]
+    #[arg(long, value_name = "DECAY", help_heading = "Training",
+        value_parser = number::<f64>("a number, 0 to below 1"))]
     pub(crate) ema: Option<f64>,
     /// What order, crops, noise and first matrices follow from.
     #[arg(long, value_name = "SEED", default_value_t = 0, help_heading = "Training",
@@ -150,7 +152,8 @@ pub(crate) struct ClassArgs {
     #[arg(long, value_name = "TEXT", requires = "class_dir")]
     pub(crate) class_prompt: Option<String>,
     /// How much their loss counts [default: 1].
-    #[arg(long, value_name = "WEIGHT", requires = "class_dir")]
+    #[arg(long, value_name = "WEIGHT", requires = "class_dir",
+        value_parser = number::<f64>("a number, 0 or more"))]
     pub(crate) prior_weight: Option<f64>,
 }
 
@@ -166,10 +169,12 @@ pub(crate) struct WatchArgs {
     pub(crate) sample_negative_prompt: Option<String>,
     /// Steps of the training from one time to the next; 0 for before the first and after the
     /// last only [default: 100].
-    #[arg(long, value_name = "N", requires = "sample_prompts")]
+    #[arg(long, value_name = "N", requires = "sample_prompts",
+        value_parser = number::<u64>("a whole number, 0 or more"))]
     pub(crate) sample_every: Option<u64>,
     /// Their denoising steps [default: the model's, else 50].
-    #[arg(long, value_name = "N", requires = "sample_prompts")]
+    #[arg(long, value_name = "N", requires = "sample_prompts",
+        value_parser = number::<u32>("a whole number, 1 to 1000"))]
     pub(crate) sample_steps: Option<u32>,
     /// Write TensorBoard's event files into DIR/NAME [default: NAME.training/logs].
     #[arg(long, value_name = "DIR")]
