@@ -57,7 +57,7 @@ fn asked(run: &Run, tuned: bool) -> String {
         if tuned {
             "settings were chosen on other prompts ([experiment-tuning.md](experiment-tuning.md))"
         } else {
-            "no settings were tried out before"
+            "the settings are the presets of each command"
         },
     )
 }
