@@ -12,9 +12,9 @@ use unwrong::captions::{Captions, Noising};
 use unwrong::picture::Pixels;
 use unwrong::request::GenerateRequest;
 use unwrong::{Pipeline, Result};
+use unwrong_models::SplitMix64;
 
 use crate::experiment::Cell;
-use crate::statistics::SplitMix64;
 use crate::{Experiment, Folder, wrong_request};
 
 /// The file of losses.
@@ -93,10 +93,10 @@ impl Follow {
     /// for all variants and seeds.
     fn shown(&self, prompt: usize, prompts: usize) -> Vec<usize> {
         let mut others: Vec<usize> = (0..prompts).filter(|other| *other != prompt).collect();
-        let mut numbers = SplitMix64(prompt as u64);
+        let mut numbers = SplitMix64::new(prompt as u64);
         let mut shown = vec![prompt];
         while shown.len() < self.captions {
-            shown.push(others.swap_remove(numbers.below(others.len())));
+            shown.push(others.swap_remove(numbers.below(others.len() as u64) as usize));
         }
         shown
     }
@@ -191,7 +191,7 @@ impl<'a> Judge<'a> {
         }
         let (_, read) = self.read.as_ref().expect("it was just read");
         // Not the numbers that the picture began as.
-        let seed = SplitMix64(cell.seed ^ SplitMix64(cell.prompt as u64).next()).next();
+        let seed = SplitMix64::at(cell.seed ^ SplitMix64::at(cell.prompt as u64, 0), 0);
         let timesteps = self.pipeline.noise_levels().num_train_timesteps;
         let noising = Noising::even(self.follow.levels, timesteps, seed);
         self.pipeline.caption_losses(read, pixels, &noising)

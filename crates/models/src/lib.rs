@@ -9,11 +9,13 @@ pub mod files;
 pub mod layers;
 pub mod lora;
 pub mod ops;
+mod random;
 pub mod text_encoder;
 pub mod unet;
 pub mod vae;
 
 pub use error::{Error, Result};
 pub use layers::{Observer, Run};
+pub use random::SplitMix64;
 
 pub use unwrong_kernels::{Alarm, Recycling, kept_bytes};

@@ -1,5 +1,7 @@
 //! The interval of a mean, by drawing the pairs again and again.
 
+use unwrong_models::SplitMix64;
+
 use super::mean;
 
 /// How often the pairs are drawn.
@@ -16,10 +18,11 @@ pub fn mean_interval(values: &[f64]) -> [f64; 2] {
     if values.is_empty() {
         return [0.0, 0.0];
     }
-    let mut numbers = SplitMix64(SEED);
+    let mut numbers = SplitMix64::new(SEED);
     let mut means: Vec<f64> = (0..DRAWS)
         .map(|_| {
-            let sum: f64 = (0..values.len()).map(|_| values[numbers.below(values.len())]).sum();
+            let mut drawn = || values[numbers.below(values.len() as u64) as usize];
+            let sum: f64 = (0..values.len()).map(|_| drawn()).sum();
             sum / values.len() as f64
         })
         .collect();
@@ -39,39 +42,11 @@ fn percentile(sorted: &[f64], part: f64) -> f64 {
     sorted[below] + share * (sorted[above] - sorted[below])
 }
 
-/// Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators".
-pub(crate) struct SplitMix64(pub(crate) u64);
-
-impl SplitMix64 {
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    /// A number below `count`, uneven by less than one in 2⁴⁰.
-    pub(crate) fn below(&mut self, count: usize) -> usize {
-        ((u128::from(self.next()) * count as u128) >> 64) as usize
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![expect(clippy::float_cmp, reason = "these values are exact")]
 
     use super::*;
-
-    #[test]
-    fn the_generator_draws_the_published_numbers() {
-        // The first outputs of Vigna's splitmix64.c for this seed.
-        let mut numbers = SplitMix64(1_234_567);
-        let drawn = [numbers.next(), numbers.next(), numbers.next()];
-        let expected =
-            [6_457_827_717_110_365_317, 3_203_168_211_198_807_973, 9_817_491_932_198_370_423];
-        assert_eq!(drawn, expected);
-    }
 
     #[test]
     fn percentiles_lie_between_values() {

@@ -4,7 +4,6 @@ mod bootstrap;
 mod holm;
 mod wilcoxon;
 
-pub(crate) use bootstrap::SplitMix64;
 pub use bootstrap::mean_interval;
 pub use holm::holm;
 pub use wilcoxon::{MOST_EXACT, Method, Wilcoxon, wilcoxon};

@@ -6,13 +6,13 @@
 //! There are no locks, so nothing has to be cleared after a crash, and several runs may share a
 //! folder.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use sha2::{Digest as _, Sha256};
 use unwrong::picture::write_atomically;
+use unwrong_models::files::{Bytes, Dtype, FrozenWeight, SafetensorsFile, safetensors_bytes};
 
 use crate::error::{Error, Result};
 
@@ -79,14 +79,14 @@ impl Cache {
             return Ok(entry);
         }
         let entry = compute()?;
-        write_atomically(&self.path(key), &encode(&entry)?, true)?;
+        write_atomically(&self.path(key), &encode(&entry), true)?;
         Ok(entry)
     }
 
     /// The entry of a key, if it is there and whole.
     #[must_use]
     pub fn get(&self, key: &Key) -> Option<Entry> {
-        decode(&fs::read(self.path(key)).ok()?)
+        decode(fs::read(self.path(key)).ok()?)
     }
 
     /// The file of a key, whether it is there or not.
@@ -96,34 +96,21 @@ impl Cache {
     }
 }
 
-fn encode(entry: &Entry) -> Result<Vec<u8>> {
-    let bytes = |array: &Array| array.values.iter().flat_map(|value| value.to_le_bytes()).collect();
-    let bytes: Vec<Vec<u8>> = entry.values().map(bytes).collect();
-    let views = entry.iter().zip(&bytes).map(|((name, array), bytes)| {
-        let view = TensorView::new(Dtype::F32, array.shape.clone(), bytes)
-            .map_err(candle_core::Error::from)?;
-        Ok((name.as_str(), view))
-    });
-    let views = views.collect::<Result<Vec<_>>>()?;
-    let metadata = HashMap::from([(CHECKSUM.to_owned(), checksum(entry))]);
-    Ok(safetensors::serialize(views, Some(metadata)).map_err(candle_core::Error::from)?)
+fn encode(entry: &Entry) -> Vec<u8> {
+    let tensor = |array: &Array| FrozenWeight::from_f32(&array.values, &array.shape);
+    let tensors = entry.iter().map(|(name, array)| (name.clone(), tensor(array))).collect();
+    safetensors_bytes(&tensors, &BTreeMap::from([(CHECKSUM.to_owned(), checksum(entry))]))
 }
 
 /// Nothing, unless the file is whole.
-fn decode(bytes: &[u8]) -> Option<Entry> {
-    let (_, header) = SafeTensors::read_metadata(bytes).ok()?;
-    let expected = header.metadata().as_ref()?.get(CHECKSUM)?;
-    let tensors = SafeTensors::deserialize(bytes).ok()?;
-    let mut entry = Entry::new();
-    for (name, view) in tensors.iter() {
-        if view.dtype() != Dtype::F32 {
-            return None;
-        }
-        let (values, _) = view.data().as_chunks::<4>();
-        let values = values.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
-        entry.insert(name.to_owned(), Array { shape: view.shape().to_vec(), values });
-    }
-    (checksum(&entry) == *expected).then_some(entry)
+fn decode(bytes: Vec<u8>) -> Option<Entry> {
+    let file = SafetensorsFile::parse(&Bytes::owned(bytes), "cache").ok()?;
+    let array = |(name, weight): (&String, &FrozenWeight)| {
+        let array = Array { shape: weight.shape().to_vec(), values: weight.values_f32() };
+        (weight.dtype() == Dtype::F32).then(|| (name.clone(), array))
+    };
+    let entry: Entry = file.weights().iter().map(array).collect::<Option<_>>()?;
+    (checksum(&entry) == *file.metadata().get(CHECKSUM)?).then_some(entry)
 }
 
 /// Of names, shapes and values.

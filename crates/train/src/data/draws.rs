@@ -4,6 +4,8 @@
 //! generators"; constants of Vigna's `splitmix64.c`). Changing it changes which picture a resumed
 //! run sees next, so it is a breaking change, and `draws_are_frozen` says so.
 
+use unwrong_models::SplitMix64;
+
 /// What a draw is for, so that no two purposes share their numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u64)]
@@ -19,33 +21,26 @@ pub(crate) enum Purpose {
 
 /// A stream of numbers for one purpose.
 #[derive(Debug, Clone)]
-pub(crate) struct Draws {
-    state: u64,
-}
+pub(crate) struct Draws(SplitMix64);
 
 impl Draws {
     /// The stream of these numbers: seed, epoch, place and whatever else tells draws apart.
     pub(crate) fn new(purpose: Purpose, numbers: &[u64]) -> Self {
-        let mut draws = Self { state: purpose as u64 };
+        let mut state = purpose as u64;
         for number in numbers {
-            draws.state = draws.bits() ^ number;
+            state = SplitMix64::new(state).bits() ^ number;
         }
-        draws.state = draws.bits();
-        draws
+        Self(SplitMix64::new(SplitMix64::new(state).bits()))
     }
 
     /// 64 bits.
     pub(crate) fn bits(&mut self) -> u64 {
-        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.state;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
+        self.0.bits()
     }
 
-    /// A number below `limit`; 0 where `limit` is 0. Some are likelier by less than `limit / 2⁶⁴`.
+    /// See [`SplitMix64::below`].
     pub(crate) fn below(&mut self, limit: u64) -> u64 {
-        ((u128::from(self.bits()) * u128::from(limit)) >> 64) as u64
+        self.0.below(limit)
     }
 
     /// A number in 0…1, without 1.
@@ -68,7 +63,7 @@ mod tests {
     #[test]
     fn the_generator_is_splitmix64() {
         // The first outputs of Vigna's splitmix64.c for the seed 1234567.
-        let mut draws = Draws { state: 1_234_567 };
+        let mut draws = Draws(SplitMix64::new(1_234_567));
         assert_eq!(draws.bits(), 6_457_827_717_110_365_317);
         assert_eq!(draws.bits(), 3_203_168_211_198_807_973);
         assert_eq!(draws.bits(), 9_817_491_932_198_370_423);

@@ -87,6 +87,12 @@ impl Thin<'_> {
         dx
     }
 
+    /// `scale · seen · downᵀ`, `[rows, rank]`: of a linear layer.
+    pub(super) fn lowered(&self, seen: &[f32]) -> Vec<f32> {
+        let rows = seen.len() / self.down.cols();
+        self.scaled(kernels::linear(seen, rows, self.down, &kernels::Epilogue::default()))
+    }
+
     /// Multiplied with the branch's scale.
     pub(super) fn scaled(&self, mut values: Vec<f32>) -> Vec<f32> {
         for value in &mut values {

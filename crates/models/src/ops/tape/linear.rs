@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use candle_core::{Tensor, TensorId};
-use unwrong_kernels::{self as kernels, Epilogue};
+use unwrong_kernels as kernels;
 
 use super::super::cpu::{self, Arithmetic, kernel_activation, matrix};
 use super::branch::{Kept, Thin, Trains};
@@ -90,12 +90,7 @@ impl Linear {
             return Ok(sums);
         };
         let values = with_values([x, &sums], |[x, sums]| {
-            branch.with(|thin| {
-                let rows = x.len() / thin.down.cols();
-                let seen = thin.dropped(x);
-                let hidden = kernels::linear(&seen, rows, thin.down, &Epilogue::default());
-                thin.raised(&thin.scaled(hidden), sums)
-            })
+            branch.with(|thin| thin.raised(&thin.lowered(&thin.dropped(x)), sums))
         })??;
         Ok(Tensor::from_vec(values, sums.shape(), sums.device())?)
     }
@@ -173,7 +168,7 @@ fn back(
 ) -> Back {
     let rows = dy.len() / weight.rows();
     let seen = thin.dropped(x);
-    let hidden = thin.scaled(kernels::linear(&seen, rows, thin.down, &Epilogue::default()));
+    let hidden = thin.lowered(&seen);
     let d_hidden = thin.scaled(kernels::linear_backward(dy, rows, thin.up));
     let down = kernels::outer_sum(&d_hidden, &seen, rows);
     let up = thin.up_gradient(&hidden, dy);
