@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use unwrong::lora::Dialect;
+use unwrong::lora::{Dialect, Dtype};
 use unwrong::picture::Quality;
 use unwrong::request::{
     Crop, GenerateRequest, LongPrompt, LoraRequest, NoiseKind, SchedulerName, Size, Syntax, WRONG,
@@ -339,9 +339,9 @@ pub(crate) struct LoraConvertArgs {
     /// The file to write.
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: PathBuf,
-    /// Write the matrices in f32, which takes up almost any alpha.
+    /// How numbers are stored [default: as they are].
     #[arg(long)]
-    pub(crate) f32: bool,
+    pub(crate) dtype: Option<LoraDtype>,
     /// Replace a file that exists.
     #[arg(long)]
     pub(crate) force: bool,
@@ -364,6 +364,27 @@ impl From<LoraDialect> for Dialect {
             LoraDialect::Diffusers => Self::Diffusers,
             LoraDialect::Peft => Self::Peft,
             LoraDialect::Kohya => Self::Kohya,
+        }
+    }
+}
+
+/// How the matrices of a LoRA file are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LoraDtype {
+    /// Single precision, which takes up almost any alpha.
+    F32,
+    /// Half precision: half as large, each number rounded.
+    F16,
+    /// The upper half of a single: half as large, coarser than f16, with the range of f32.
+    Bf16,
+}
+
+impl From<LoraDtype> for Dtype {
+    fn from(dtype: LoraDtype) -> Self {
+        match dtype {
+            LoraDtype::F32 => Self::F32,
+            LoraDtype::F16 => Self::F16,
+            LoraDtype::Bf16 => Self::Bf16,
         }
     }
 }

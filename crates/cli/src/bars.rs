@@ -1,5 +1,6 @@
 //! Progress for the person in front of the terminal; silence for everything else.
 
+use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::ops::ControlFlow;
 use std::time::Duration;
@@ -25,10 +26,14 @@ pub(crate) struct Bars<'a> {
     bar: ProgressBar,
     on_picture: &'a mut OnPicture<'a>,
     failure: Option<Error>,
-    /// Place in a series whose pictures are asked for one by one, and its length.
-    series: (usize, usize),
+    /// Places in a series whose pictures are asked for few at a time.
+    places: Vec<usize>,
+    /// Its length.
+    pictures: usize,
     /// An earlier picture of the series has said all there is to say.
     said: bool,
+    /// What this run has said.
+    heard: HashSet<String>,
     /// The bar counts the steps of the whole series.
     is_total: bool,
 }
@@ -86,22 +91,31 @@ impl<'a> Bars<'a> {
             bar: new_bar(),
             on_picture,
             failure: None,
-            series: (0, 1),
+            places: Vec::new(),
+            pictures: 1,
             said: false,
+            heard: HashSet::new(),
             is_total: false,
         }
     }
 
-    /// Counts as picture `picture`, from 0, of `pictures`.
-    pub(crate) fn of_series(self, picture: usize, pictures: usize) -> Self {
-        Self { series: (picture, pictures), said: picture > 0, ..self }
+    /// Counts as these pictures, from 0, of `pictures`.
+    pub(crate) fn of_series(self, places: Vec<usize>, pictures: usize) -> Self {
+        let said = places.first().is_some_and(|place| *place > 0);
+        Self { places, pictures, said, ..self }
     }
 
-    /// Counts as picture `picture`, from 0, of the series whose bar this is.
-    pub(crate) fn of_total(self, total: &Total, picture: usize) -> Self {
+    /// Counts as these pictures, from 0, of the series whose bar this is.
+    pub(crate) fn of_total(self, total: &Total, places: Vec<usize>) -> Self {
         let said = total.bar.position() > total.start;
-        let series = (picture, total.pictures);
-        Self { bar: total.bar.clone(), series, said, is_total: true, ..self }
+        let pictures = total.pictures;
+        Self { bar: total.bar.clone(), places, pictures, said, is_total: true, ..self }
+    }
+
+    /// Place in the series, and its length, of a picture of the run.
+    fn place(&self, picture: usize, pictures: usize) -> (usize, usize) {
+        let place = self.places.get(picture).copied().unwrap_or(picture);
+        (place, self.pictures.max(pictures))
     }
 
     /// The error of a picture that could not be handed on, in place of "cancelled".
@@ -137,11 +151,13 @@ impl Progress for Bars<'_> {
     fn event(&mut self, event: Event<'_>) -> ControlFlow<()> {
         match event {
             Event::Notice { .. } | Event::Warning { .. } if self.said => {}
+            Event::Notice { message } | Event::Warning { message }
+                if !self.heard.insert(message.to_owned()) => {}
             Event::Notice { message } => self.note(message),
             Event::Warning { message } => self.note(&format!("warning: {message}")),
             Event::Phase { phase, picture, pictures } => {
-                let (before, series) = self.series;
-                self.begin(phase.name(), before + picture, series.max(pictures));
+                let (place, pictures) = self.place(picture, pictures);
+                self.begin(phase.name(), place, pictures);
             }
             Event::Step { .. } if self.is_total => self.bar.inc(1),
             Event::Step { step, steps, .. } => {
@@ -149,8 +165,7 @@ impl Progress for Bars<'_> {
                 self.bar.set_position(step as u64);
             }
             Event::Picture { index, pictures, generation } => {
-                let (before, series) = self.series;
-                let place = (before + index, series.max(pictures));
+                let place = self.place(index, pictures);
                 let on_picture = &mut self.on_picture;
                 if let Err(failure) = self.bar.suspend(|| on_picture(place, generation)) {
                     self.failure = Some(failure);

@@ -29,13 +29,18 @@ pub(crate) fn run(arguments: &GenerateArgs) -> Result<()> {
         request.wrong = session.pipeline.defaults().wrong_lora_scale.or(request.wrong);
     }
     settle_seed(&mut request)?;
-    // One after the other, so that each is safe on the disk before the next begins.
+    // So many at once, so that they are safe on the disk before the next begin.
     let first = request.seed.unwrap_or_default();
-    for picture in 0..count {
-        let seed = Some(first + u64::from(picture));
-        let alone = GenerateRequest { seed, count: None, ..request.clone() };
-        session.run_one(&alone, (picture, count), &mut |place, generation| {
-            if let (Some(source), 0) = (&source, picture) {
+    let at_once = session.pipeline.together(&request)? as u32;
+    for begin in (0..count).step_by(at_once as usize) {
+        let places = begin..count.min(begin + at_once);
+        let some = GenerateRequest {
+            seed: Some(first + u64::from(begin)),
+            count: Some(places.end - begin),
+            ..request.clone()
+        };
+        session.run_some(&some, places, count, &mut |place, generation| {
+            if let (Some(source), (0, _)) = (&source, place) {
                 source.warn_of_changes(generation, &arguments.models);
             }
             session.write_into(&mut destination, generation)?;

@@ -16,16 +16,16 @@ pub(crate) fn run(command: &LoraCommand) -> Result<()> {
 }
 
 fn run_convert(arguments: &LoraConvertArgs) -> Result<()> {
-    let LoraConvertArgs { file, to, output, f32, force } = arguments;
+    let LoraConvertArgs { file, to, output, dtype, force } = arguments;
     refuse_existing(output, *force)?;
-    let converted = convert(file, (*to).into(), *f32)?;
+    let converted = convert(file, (*to).into(), dtype.map(Into::into))?;
     for ignored in &converted.ignored {
         printer::note(&format!("warning: left out: {ignored}"));
     }
     if converted.has_peft_config {
         printer::note(
             "note: alpha is in the header as PEFT's config, which ComfyUI and older versions of \
-             diffusers do not read; `--f32` puts it into the matrices",
+             diffusers do not read; `--dtype f32` puts it into the matrices",
         );
     }
     write_atomically(output, &converted.bytes, *force)?;

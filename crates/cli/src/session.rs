@@ -1,5 +1,6 @@
 //! What `generate`, `compare` and `eval` share: opening models, running requests, writing pictures.
 
+use std::ops::Range;
 use std::path::Path;
 use std::time::Instant;
 
@@ -53,28 +54,30 @@ impl<'a> Session<'a> {
         bars.explain(result)
     }
 
-    /// Runs one picture of a series; what the first has said is not said again.
-    pub(crate) fn run_one<'b>(
+    /// Runs pictures of a series; what the first has said is not said again.
+    pub(crate) fn run_some<'b>(
         &self,
         request: &GenerateRequest,
-        (picture, pictures): (u32, u32),
+        places: Range<u32>,
+        pictures: u32,
         on_picture: &'b mut OnPicture<'b>,
     ) -> Result<()> {
-        let mut bars = Bars::new(on_picture).of_series(picture as usize, pictures as usize);
+        let places = places.map(|place| place as usize).collect();
+        let mut bars = Bars::new(on_picture).of_series(places, pictures as usize);
         let result = self.pipeline.generate(std::slice::from_ref(request), &mut bars);
         bars.explain(result).map(drop)
     }
 
-    /// Runs one picture of a series whose steps `total` counts.
+    /// Runs pictures of a series whose steps `total` counts.
     pub(crate) fn run_of_total<'b>(
         &self,
-        request: &GenerateRequest,
+        requests: &[GenerateRequest],
         total: &Total,
-        picture: usize,
+        places: &[usize],
         on_picture: &'b mut OnPicture<'b>,
     ) -> Result<()> {
-        let mut bars = Bars::new(on_picture).of_total(total, picture);
-        let result = self.pipeline.generate(std::slice::from_ref(request), &mut bars);
+        let mut bars = Bars::new(on_picture).of_total(total, places.to_vec());
+        let result = self.pipeline.generate(requests, &mut bars);
         bars.explain(result).map(drop)
     }
 

@@ -42,8 +42,11 @@ pub(crate) fn run(arguments: &WrongsArgs) -> Result<()> {
     }
     let steps = pipeline.settled(&requests[0])?.steps.unwrap_or_default();
     let total = Total::new(there, pictures, u64::from(steps));
-    for index in missing {
-        session.run_of_total(&requests[index], &total, index, &mut |place, generation| {
+    // So many at once, so that they are safe on the disk before the next begin.
+    for indices in missing.chunks(pipeline.together(&requests[0])?) {
+        let some: Vec<_> = indices.iter().map(|index| requests[*index].clone()).collect();
+        session.run_of_total(&some, &total, indices, &mut |place, generation| {
+            let (index, _) = place;
             session.write(&folder.picture(index), generation)?;
             say_what_was_drawn(place, generation);
             Ok(folder.add(index, &generation.embedded)?)

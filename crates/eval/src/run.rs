@@ -1,6 +1,6 @@
 //! The whole of an experiment: draw what is missing, measure, compare, report.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
@@ -56,14 +56,14 @@ pub fn run(
 
     let drawn = missing.len();
     watch.pictures = drawn;
-    // One after the other, so that each is safe on the disk before the next begins.
-    for cell in &missing {
-        let mut write = |generation: &Generation| {
+    // So many at once, so that they are safe on the disk before the next begin.
+    for some in batches(missing, pipeline.together(&first[0].request)?) {
+        let mut write = |place: usize, generation: &Generation| {
             let Generation { pixels, embedded, .. } = generation;
             let bytes = encode(pixels, embedded, Format::Png, Quality::default())?;
-            folder.write_picture(&experiment.picture(cell), &bytes)
+            folder.write_picture(&experiment.picture(&some[place]), &bytes)
         };
-        watch.draw(pipeline, &cell.request, &mut write)?;
+        watch.draw(pipeline, &requests(&some), &mut write)?;
     }
 
     let rows = measure(pipeline, experiment, folder, &cells, watch.progress)?;
@@ -79,6 +79,20 @@ pub fn run(
         drawn,
         comparisons,
     })
+}
+
+/// Pictures of one variant that can be drawn at once: so many, and then as many of the next
+/// variant, so that all variants of the first prompts are there early.
+fn batches(mut missing: Vec<Cell>, at_once: usize) -> Vec<Vec<Cell>> {
+    // Places among the pairs of prompt and seed that miss something.
+    let mut pairs: Vec<(usize, u64)> =
+        missing.iter().map(|cell| (cell.prompt, cell.seed)).collect();
+    pairs.dedup();
+    let places: HashMap<(usize, u64), usize> =
+        pairs.into_iter().enumerate().map(|(place, pair)| (pair, place)).collect();
+    let batch = |cell: &Cell| (places[&(cell.prompt, cell.seed)] / at_once, cell.variant);
+    missing.sort_by_key(batch);
+    missing.chunk_by(|one, other| batch(one) == batch(other)).map(<[Cell]>::to_vec).collect()
 }
 
 /// The pictures to draw, all variants of one prompt and seed after each other.
@@ -133,20 +147,20 @@ impl<'a> Watch<'a> {
     fn draw(
         &mut self,
         pipeline: &Pipeline,
-        request: &GenerateRequest,
-        on_picture: &mut dyn FnMut(&Generation) -> Result<()>,
+        requests: &[GenerateRequest],
+        on_picture: &mut dyn FnMut(usize, &Generation) -> Result<()>,
     ) -> Result<()> {
         let mut failure: Option<Error> = None;
-        let result = pipeline.generate(std::slice::from_ref(request), &mut |event: Event<'_>| {
-            if let Event::Picture { generation, .. } = event
-                && let Err(error) = on_picture(generation)
+        let result = pipeline.generate(requests, &mut |event: Event<'_>| {
+            if let Event::Picture { index, generation, .. } = event
+                && let Err(error) = on_picture(index, generation)
             {
                 failure = Some(error);
                 return ControlFlow::Break(());
             }
             self.event(event)
         });
-        self.before += 1;
+        self.before += requests.len();
         match failure {
             Some(failure) => Err(failure),
             None => result.map(drop),

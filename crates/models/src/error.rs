@@ -147,6 +147,17 @@ pub enum Error {
         hint: Option<String>,
     },
 
+    /// A number of a LoRA does not fit into the dtype asked for.
+    #[error("the LoRA's `{layer}` has the value {value}, which {dtype} cannot hold")]
+    LoraRange {
+        /// The layer's checkpoint key.
+        layer: String,
+        /// The number.
+        value: f32,
+        /// What was asked for.
+        dtype: &'static str,
+    },
+
     /// `UNWRONG_OPS` names no implementation.
     #[error("`UNWRONG_OPS` is {value}, expected `cpu` or `reference`")]
     UnknownOps {
@@ -261,6 +272,7 @@ impl Error {
                 _ => None,
             },
             Self::Lora { hint, .. } | Self::LoraDialect { hint, .. } => hint.clone(),
+            Self::LoraRange { .. } => Some("bf16 has the range of f32".to_owned()),
             _ => None,
         }
     }

@@ -15,10 +15,11 @@ use crate::sampler::Denoiser;
 pub(crate) struct GuidedUnet<'a> {
     pub(crate) unet: &'a Unet,
     pub(crate) run: Run<'a>,
-    /// Of the negative and the positive prompt, in this order; of the positive alone when
-    /// guidance is off.
+    /// Of all negative and then all positive prompts; of the positive ones alone when guidance is
+    /// off.
     pub(crate) prepared: &'a Prepared,
-    pub(crate) guidance_scale: f64,
+    /// Of each picture; guidance is on for all or none.
+    pub(crate) guidance_scales: Vec<f64>,
     pub(crate) prediction_type: PredictionType,
 }
 
@@ -47,14 +48,17 @@ impl Denoiser for GuidedUnet<'_> {
 impl GuidedUnet<'_> {
     fn guided(&self, latents: &Tensor, timestep: f32) -> Result<Tensor> {
         let latents = latents.permute((0, 2, 3, 1))?.contiguous()?; // [B, H, W, C]
-        if !is_guided(self.guidance_scale) {
+        if !self.guidance_scales.iter().copied().all(is_guided) {
             return self.predict(&latents, timestep);
         }
         let batch = latents.dim(0)?;
         let both = Tensor::cat(&[&latents, &latents], 0)?;
         let both = self.predict(&both, timestep)?;
-        let (uncond, cond) = (both.narrow(0, 0, batch)?, both.narrow(0, batch, batch)?);
-        guide(&uncond, &cond, self.guidance_scale)
+        let guided = |(picture, scale): (usize, &f64)| {
+            guide(&both.narrow(0, picture, 1)?, &both.narrow(0, batch + picture, 1)?, *scale)
+        };
+        let guided = self.guidance_scales.iter().enumerate().map(guided);
+        Ok(Tensor::cat(&guided.collect::<Result<Vec<_>>>()?, 0)?)
     }
 
     fn predict(&self, latents: &Tensor, timestep: f32) -> Result<Tensor> {

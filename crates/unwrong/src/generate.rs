@@ -1,18 +1,20 @@
 //! One request, straight down: from prompts to pixels.
 //!
 //! Requests run stage by stage (encode all, base all, refine all, decode all), so base and
-//! refiner never take turns; every picture is still computed alone, so it does not depend on
-//! the others.
+//! refiner never take turns. Small pictures go through a UNet together; no
+//! number of one depends on the others.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
 use candle_core::{DType, Tensor};
+use unwrong_models::layers::Run;
 use unwrong_models::lora::{Adapters, Applied};
 use unwrong_models::unet::Prepared;
 
 use crate::denoiser::{GuidedUnet, is_guided};
-use crate::encode::{ConditioningPair, encode, warnings};
+use crate::encode::{Conditioning, ConditioningPair, encode, warnings};
 use crate::error::{Error, Result};
 use crate::memory::tiling_warning;
 use crate::noise::Noise;
@@ -23,6 +25,7 @@ use crate::progress::{Event, Part, Phase, Progress, Silent, announce};
 use crate::request::GenerateRequest;
 use crate::sampler::euler;
 use crate::schedule::Schedule;
+use crate::together::groups;
 
 /// A finished picture and what is worth knowing about it.
 #[derive(Debug, Clone)]
@@ -44,17 +47,25 @@ pub struct Generation {
 pub struct Timings {
     /// Text to embeddings.
     pub encode: f64,
-    /// Each step, base then refiner.
+    /// Each step, base then refiner; of pictures that are drawn together, a picture's share.
     pub steps: Vec<f64>,
     /// Latents to pixels.
     pub decode: f64,
 }
 
 /// One picture on its way.
-struct Job {
-    plan: Plan,
-    adapters: Arc<AdapterSet>,
+pub(crate) struct Job {
+    pub(crate) plan: Plan,
+    pub(crate) adapters: Arc<AdapterSet>,
     timings: Timings,
+}
+
+impl Job {
+    /// All that its conditioning for a UNet depends on.
+    fn told(&self, part: Part) -> Told {
+        let adapters = (part == Part::Base).then(|| Arc::clone(&self.adapters));
+        Told { adapters, plan: self.plan.clone() }
+    }
 }
 
 impl Pipeline {
@@ -142,46 +153,91 @@ impl Pipeline {
         stage: &Stage,
         part: Part,
         jobs: &mut [Job],
-        latents: Vec<Tensor>,
+        mut latents: Vec<Tensor>,
         progress: &mut dyn Progress,
     ) -> Result<Vec<Tensor>> {
-        let pictures = jobs.len();
-        let mut finished = Vec::with_capacity(pictures);
-        for (picture, (job, latents)) in jobs.iter_mut().zip(latents).enumerate() {
-            let schedule = schedule(stage, part, &job.plan)?;
+        for group in groups(jobs, |plan| self.at_once(plan)) {
+            let schedule = schedule(stage, part, &jobs[group[0]].plan)?;
             if schedule.is_empty() {
                 if part == Part::Base {
                     let message = "the base takes no step: too few for its part of the noise";
                     announce(progress, Event::Warning { message })?;
                 }
-                finished.push(latents);
                 continue;
             }
-            announce(progress, Event::Phase { phase: Phase::Encode, picture, pictures })?;
-            let prepared = self.prepared(stage, part, job)?;
-            let set = Arc::clone(&job.adapters);
-            let denoiser = GuidedUnet {
-                unet: &stage.unet,
-                run: self.unet_run(
-                    job.plan.weights,
-                    if part == Part::Base { &set.adapters.unet } else { &self.none },
-                ),
-                prepared: &prepared,
-                guidance_scale: job.plan.guidance_scale,
-                prediction_type: stage.scheduler.prediction_type,
-            };
-            announce(progress, Event::Phase { phase: part.phase(), picture, pictures })?;
-            self.identity.start();
-            let place = Place { part, picture, pictures };
-            let mut watch = watch(progress, &mut job.timings, place);
-            let latents = euler(&denoiser, latents, &schedule, &mut watch)?;
-            let what = match part {
-                Part::Base => "the latents after the base",
-                Part::Refiner => "the latents after the refiner",
-            };
-            finished.push(finite(latents, what)?);
+            for picture in &group {
+                let (picture, pictures) = (*picture, jobs.len());
+                announce(progress, Event::Phase { phase: Phase::Encode, picture, pictures })?;
+            }
+            // Prompts of different lengths make tensors of different shapes.
+            let mut by_length: BTreeMap<usize, Vec<(usize, ConditioningPair)>> = BTreeMap::new();
+            for picture in group {
+                let pair = self.conditioning(stage, part, &mut jobs[picture])?;
+                let length = pair.positive.prompt_embeds.dim(1)?;
+                by_length.entry(length).or_default().push((picture, pair));
+            }
+            for pairs in by_length.into_values() {
+                self.denoise_together(
+                    stage,
+                    part,
+                    jobs,
+                    &pairs,
+                    &schedule,
+                    &mut latents,
+                    progress,
+                )?;
+            }
         }
-        Ok(finished)
+        Ok(latents)
+    }
+
+    /// Takes pictures of one shape through one UNet's part of the noise.
+    #[expect(clippy::too_many_arguments, reason = "all that a run is made of")]
+    fn denoise_together(
+        &self,
+        stage: &Stage,
+        part: Part,
+        jobs: &mut [Job],
+        pairs: &[(usize, ConditioningPair)],
+        schedule: &Schedule,
+        latents: &mut [Tensor],
+        progress: &mut dyn Progress,
+    ) -> Result<()> {
+        let group: Vec<usize> = pairs.iter().map(|(picture, _)| *picture).collect();
+        let pictures = jobs.len();
+        let prepared = self.prepared(stage, part, jobs, pairs)?;
+        let first = &jobs[group[0]];
+        let set = Arc::clone(&first.adapters);
+        let denoiser = GuidedUnet {
+            unet: &stage.unet,
+            run: self.unet_run(
+                first.plan.weights,
+                if part == Part::Base { &set.adapters.unet } else { &self.none },
+            ),
+            prepared: &prepared,
+            guidance_scales: group
+                .iter()
+                .map(|picture| jobs[*picture].plan.guidance_scale)
+                .collect(),
+            prediction_type: stage.scheduler.prediction_type,
+        };
+        for picture in &group {
+            let phase = part.phase();
+            announce(progress, Event::Phase { phase, picture: *picture, pictures })?;
+        }
+        self.identity.start();
+        let began: Vec<&Tensor> = group.iter().map(|picture| &latents[*picture]).collect();
+        let began = Tensor::cat(&began, 0)?;
+        let mut watch = watch(progress, jobs, part, &group);
+        let ended = euler(&denoiser, began, schedule, &mut watch)?;
+        let what = match part {
+            Part::Base => "the latents after the base",
+            Part::Refiner => "the latents after the refiner",
+        };
+        for (place, (picture, _)) in pairs.iter().enumerate() {
+            latents[*picture] = finite(ended.narrow(0, place, 1)?, what)?;
+        }
+        Ok(())
     }
 
     /// What base or refiner is told about the first picture of a request.
@@ -205,22 +261,43 @@ impl Pipeline {
         encode(&readers, plan, stage.index.force_zeros_for_empty_prompt, &self.device)
     }
 
-    /// What a UNet is told about a picture; the last ones stay ready.
-    fn prepared(&self, stage: &Stage, part: Part, job: &mut Job) -> Result<Arc<Prepared>> {
+    /// What the encoders say of a picture's prompts; the last ones stay ready.
+    fn conditioning(&self, stage: &Stage, part: Part, job: &mut Job) -> Result<ConditioningPair> {
+        let told = job.told(part);
         let Job { plan, adapters, timings } = job;
-        let adapters = (part == Part::Base).then(|| Arc::clone(adapters));
-        let told = Told { adapters: adapters.clone(), plan: plan.clone() };
+        stage.conditioned.get_or_make(told, || {
+            let started = Instant::now();
+            let adapters = (part == Part::Base).then_some(&adapters.adapters);
+            let pair = self.encode(stage, plan, adapters)?;
+            timings.encode += started.elapsed().as_secs_f64();
+            Ok(pair)
+        })
+    }
+
+    /// What a UNet is told about pictures; the last ones stay ready. What it takes is counted
+    /// for the first of them.
+    fn prepared(
+        &self,
+        stage: &Stage,
+        part: Part,
+        jobs: &mut [Job],
+        pairs: &[(usize, ConditioningPair)],
+    ) -> Result<Arc<Prepared>> {
+        let told: Vec<Told> = pairs.iter().map(|(picture, _)| jobs[*picture].told(part)).collect();
         stage.prepared.get_or_make(told, || {
             let started = Instant::now();
-            let adapters = adapters.as_ref().map(|set| &set.adapters);
-            let pair = self.encode(stage, plan, adapters)?;
-            let time_ids = match part {
+            let ids = |plan: &Plan| match part {
                 Part::Base => plan.conditions.base(),
                 Part::Refiner => plan.conditions.refiner(stage.index.requires_aesthetics_score),
             };
-            let run = self.run(adapters.map_or(&self.none, |adapters| &adapters.unet));
-            let prepared = prepare(stage, &run, &pair, time_ids, plan.guidance_scale)?;
-            timings.encode += started.elapsed().as_secs_f64();
+            let time_ids: Vec<_> =
+                pairs.iter().map(|(picture, _)| ids(&jobs[*picture].plan)).collect();
+            let first = &mut jobs[pairs[0].0];
+            let set = Arc::clone(&first.adapters);
+            let run = self.run(if part == Part::Base { &set.adapters.unet } else { &self.none });
+            let pairs = pairs.iter().map(|(_, pair)| pair).zip(time_ids).collect::<Vec<_>>();
+            let prepared = prepare(stage, &run, &pairs, is_guided(first.plan.guidance_scale))?;
+            first.timings.encode += started.elapsed().as_secs_f64();
             Ok(Arc::new(prepared))
         })
     }
@@ -282,25 +359,25 @@ fn schedule(stage: &Stage, part: Part, plan: &Plan) -> Result<Schedule> {
     })
 }
 
-/// Which part of which picture is being made.
-#[derive(Clone, Copy)]
-struct Place {
-    part: Part,
-    picture: usize,
-    pictures: usize,
-}
-
-/// Times every step and passes it on.
+/// Times every step and passes it on, picture by picture.
 fn watch<'a>(
     progress: &'a mut dyn Progress,
-    timings: &'a mut Timings,
-    Place { part, picture, pictures }: Place,
+    jobs: &'a mut [Job],
+    part: Part,
+    group: &'a [usize],
 ) -> impl FnMut(usize, usize, f32, &Tensor) -> Result<()> + 'a {
     let mut started = Instant::now();
+    let pictures = jobs.len();
     move |step, steps, sigma, latents| {
-        timings.steps.push(started.elapsed().as_secs_f64());
+        let share = started.elapsed().as_secs_f64() / group.len() as f64;
         started = Instant::now();
-        announce(progress, Event::Step { part, picture, pictures, step, steps, sigma, latents })
+        for (place, picture) in group.iter().enumerate() {
+            jobs[*picture].timings.steps.push(share);
+            let (picture, latents) = (*picture, &latents.narrow(0, place, 1)?);
+            let event = Event::Step { part, picture, pictures, step, steps, sigma, latents };
+            announce(progress, event)?;
+        }
+        Ok(())
     }
 }
 
@@ -324,27 +401,22 @@ fn finite(tensor: Tensor, what: &'static str) -> Result<Tensor> {
     if sum.is_finite() { Ok(tensor) } else { Err(Error::NotFinite { what }) }
 }
 
-/// Joins both halves of guidance into one batch, negative first, as diffusers does.
+/// Joins both halves of guidance into one batch, all negative ones first, as diffusers does.
 fn prepare(
     stage: &Stage,
-    run: &unwrong_models::layers::Run<'_>,
-    pair: &ConditioningPair,
-    time_ids: [Vec<f32>; 2],
-    guidance_scale: f64,
+    run: &Run<'_>,
+    pairs: &[(&ConditioningPair, [Vec<f32>; 2])],
+    is_guided: bool,
 ) -> Result<Prepared> {
-    let device = pair.positive.prompt_embeds.device();
-    let rows = |[positive, negative]: [Tensor; 2]| -> Result<Tensor> {
-        if is_guided(guidance_scale) {
-            Ok(Tensor::cat(&[negative, positive], 0)?)
-        } else {
-            Ok(positive)
-        }
+    let rows = |of: fn(&Conditioning) -> &Tensor| -> Result<Tensor> {
+        let negative = pairs.iter().filter(|_| is_guided).map(|(pair, _)| of(&pair.negative));
+        let positive = pairs.iter().map(|(pair, _)| of(&pair.positive));
+        Ok(Tensor::cat(&negative.chain(positive).collect::<Vec<_>>(), 0)?)
     };
-    let [positive_ids, negative_ids] = time_ids;
-    let ids = |ids: Vec<f32>| -> Result<Tensor> { Ok(Tensor::new(ids, device)?.unsqueeze(0)?) };
-    let (positive, negative) = (&pair.positive, &pair.negative);
-    let embeds = rows([positive.prompt_embeds.clone(), negative.prompt_embeds.clone()])?;
-    let pooled = rows([positive.pooled_embeds.clone(), negative.pooled_embeds.clone()])?;
-    let ids = rows([ids(positive_ids)?, ids(negative_ids)?])?;
+    let embeds = rows(|told| &told.prompt_embeds)?;
+    let pooled = rows(|told| &told.pooled_embeds)?;
+    let negative = pairs.iter().filter(|_| is_guided).map(|(_, [_, negative])| negative);
+    let ids = negative.chain(pairs.iter().map(|(_, [positive, _])| positive)).flatten().copied();
+    let ids = Tensor::from_iter(ids, embeds.device())?.reshape((embeds.dim(0)?, ()))?;
     Ok(stage.unet.prepare(run, &embeds, &pooled, &ids)?)
 }

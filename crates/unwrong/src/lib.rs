@@ -34,7 +34,8 @@ mod recent;
 pub mod request;
 pub mod sampler;
 pub mod schedule;
-mod training;
+mod together;
+pub mod training;
 pub mod wrongs;
 
 pub use catalog::Catalog;

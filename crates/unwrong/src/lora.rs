@@ -5,11 +5,12 @@ mod inspect;
 use std::path::Path;
 
 use unwrong_models::files::Bytes;
-use unwrong_models::lora::{LoraFile, LoraLayer, write_lora};
+use unwrong_models::lora::{LoraFile, write_lora};
 
 use crate::error::Result;
 
 pub use inspect::{Count, LoraReport, Modules, Norms, inspect};
+pub use unwrong_models::files::Dtype;
 pub use unwrong_models::lora::Dialect;
 
 /// A LoRA in another dialect.
@@ -27,12 +28,13 @@ pub struct Converted {
 
 /// Writes the LoRA at `path` in another dialect: every layer does what it did.
 ///
-/// With `f32` its matrices are widened first, so that they can take up almost any alpha.
-pub fn convert(path: &Path, dialect: Dialect, f32: bool) -> Result<Converted> {
+/// With a `dtype` its matrices are rounded to that first; f32 can take up almost any alpha.
+pub fn convert(path: &Path, dialect: Dialect, dtype: Option<Dtype>) -> Result<Converted> {
     let file = LoraFile::open(path)?;
     let mut layers = file.to_layers()?;
-    if f32 {
-        layers = layers.iter().map(LoraLayer::widened).collect();
+    if let Some(dtype) = dtype {
+        let rounded = layers.iter().map(|layer| layer.in_dtype(dtype));
+        layers = rounded.collect::<unwrong_models::Result<_>>()?;
     }
     let bytes = Bytes::owned(write_lora(&layers, dialect, file.metadata())?);
     // What cannot be read again is never handed out.

@@ -110,7 +110,7 @@ impl Pipeline {
         let refiner = self.refiner.as_ref().map(|refiner| &refiner.unet);
         for plan in plans {
             let steps = [Some(&self.base.unet), refiner].into_iter().flatten();
-            let steps = steps.map(|unet| ("a step", step_bytes(unet, plan)));
+            let steps = steps.map(|unet| ("a step", step_bytes(unet, plan, 1)));
             let decode = self.plan_decode(plan.size, Some(budget));
             let decode = (decoding(decode.tiling), decode.bytes);
             for (what, needs) in steps.chain([decode]) {
@@ -153,8 +153,9 @@ pub fn gigabytes(bytes: u64) -> String {
     format!("{:.2} GB", bytes as f64 / 1e9)
 }
 
-fn step_bytes(unet: &Unet, plan: &Plan) -> u64 {
-    let batch = if is_guided(plan.guidance_scale) { 2 } else { 1 };
+/// What a step of so many pictures takes, in bytes, as estimated.
+pub(crate) fn step_bytes(unet: &Unet, plan: &Plan, pictures: usize) -> u64 {
+    let batch = pictures * if is_guided(plan.guidance_scale) { 2 } else { 1 };
     // A chunk of 75 tokens is seldom less than 150 bytes; keys are a small part of the whole.
     let tokens = 77 * (1 + plan.prompt.len() / 150);
     unet.bytes(batch, latents(plan.size), tokens)

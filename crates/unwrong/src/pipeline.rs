@@ -19,7 +19,7 @@ use unwrong_models::vae::Vae;
 use unwrong_prompt::Encoder;
 
 use crate::catalog::{Catalog, Opened};
-use crate::encode::{Reader, Row};
+use crate::encode::{ConditioningPair, Reader, Row};
 use crate::error::{Error, Result};
 use crate::identity::{Identity, identify_lora};
 use crate::picture::EmbeddedLora;
@@ -33,6 +33,8 @@ pub(crate) const VAE_FACTOR: u32 = 8;
 /// Sets of LoRA files, and prompts for each UNet, that stay ready for the next picture: the two
 /// sides of a comparison. A prompt of 77 tokens takes 100 MB in the base.
 const READY: usize = 2;
+/// Encoded prompts that stay ready; 1.3 MB for a pair of 77 tokens.
+const ENCODED: usize = 32;
 /// Rows of tokens whose states an encoder remembers; 0.4 MB each in the second encoder.
 const ROWS: usize = 32;
 
@@ -81,7 +83,10 @@ pub(crate) struct Stage {
     pub(crate) unet: Unet,
     /// The base has two, the refiner one; the last of them pools.
     pub(crate) encoders: Vec<Arc<PromptEncoder>>,
-    pub(crate) prepared: Recent<Told, Arc<Prepared>>,
+    /// What the encoders said.
+    pub(crate) conditioned: Recent<Told, ConditioningPair>,
+    /// What the UNet made of it, for pictures that are drawn together.
+    pub(crate) prepared: Recent<Vec<Told>, Arc<Prepared>>,
 }
 
 /// A text encoder and what it has read lately. Base and refiner may share one.
@@ -337,6 +342,7 @@ impl Stage {
             scheduler: parts.scheduler.clone(),
             unet: Unet::load(config, weights)?,
             encoders,
+            conditioned: Recent::new(ENCODED),
             prepared: Recent::new(READY),
         })
     }

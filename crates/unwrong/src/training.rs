@@ -17,6 +17,14 @@ use crate::plan::Plan;
 use crate::request::{GenerateRequest, LongPrompt, Syntax};
 use crate::schedule::alphas_cumprod;
 
+/// Tokens at the end of a caption that do not fit in 77 with the two that frame it, and are not
+/// trained on.
+#[must_use]
+pub fn caption_dropped(caption: &str) -> usize {
+    let (prompt, _) = Prompt::parse(caption, Syntax::Plain.into());
+    prompt.plan(Encoder::BigG, LongPrompt::Truncate.into()).dropped
+}
+
 impl Pipeline {
     /// The base's UNet.
     #[must_use]

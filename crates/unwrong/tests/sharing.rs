@@ -7,8 +7,9 @@ use std::path::Path;
 use candle_core::Tensor;
 use unwrong::encode::ConditioningPair;
 use unwrong::progress::{Part, Silent};
-use unwrong::request::{LoraRequest, Size};
+use unwrong::request::{LoraRequest, Size, Weights};
 use unwrong::{Catalog, GenerateRequest, Options, Pipeline};
+use unwrong_models::ops::Ops;
 
 fn root() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
@@ -57,7 +58,8 @@ fn a_prompt_is_encoded_once_for_all_pictures_and_calls() {
     let two = encode(&GenerateRequest { count: Some(2), ..apple.clone() });
     assert!(two[0] > 0.0);
     assert_eq!(two[1..], [0.0]);
-    assert_eq!(encode(&GenerateRequest { seed: Some(9), steps: Some(3), ..apple.clone() }), [0.0]);
+    let again = GenerateRequest { seed: Some(9), steps: Some(3), count: Some(2), ..apple.clone() };
+    assert_eq!(encode(&again), [0.0; 2]);
 
     let wrong = GenerateRequest { wrong: Some(1.0), ..apple.clone() };
     let others = [
@@ -126,4 +128,48 @@ fn a_lora_file_that_was_replaced_is_opened_again() {
     assert_eq!(hash(), first);
     with("lora-peft-text.safetensors");
     assert_ne!(hash(), first);
+}
+
+/// Pictures of one shape, with prompts of two lengths, guidance scales of their own and one with
+/// a LoRA.
+fn mixed() -> Vec<GenerateRequest> {
+    let long = format!("a red apple{}", ", glossy".repeat(40));
+    let mut requests: Vec<_> = ["a red apple", "a boat", &long, "a (cat)1.3", "a boat"]
+        .into_iter()
+        .enumerate()
+        .map(|(place, prompt)| GenerateRequest {
+            seed: Some(place as u64),
+            guidance_scale: Some(5.0 + place as f64),
+            ..request(prompt)
+        })
+        .collect();
+    requests[3].negative_prompt = Some("dull".to_owned());
+    requests[4].wrong = Some(1.0);
+    requests.push(GenerateRequest { guidance_scale: Some(1.0), ..request("a dog") });
+    requests
+}
+
+#[test]
+fn a_picture_has_the_same_bits_alone_and_among_others() {
+    for ops in [Ops::Cpu, Ops::Reference] {
+        let model = root().join("crates/demo/model").display().to_string();
+        let opening = GenerateRequest { model: Some(model), ..GenerateRequest::default() };
+        let options = Options { ops: Some(ops), ..Options::default() };
+        let pipeline = Pipeline::open(&opening, &Catalog::new(), &options).unwrap();
+        for weights in [Weights::Native, Weights::Int8] {
+            if ops == Ops::Reference && weights == Weights::Int8 {
+                continue;
+            }
+            let requests: Vec<_> = mixed()
+                .into_iter()
+                .map(|request| GenerateRequest { weights: Some(weights), ..request })
+                .collect();
+            assert!(pipeline.together(&requests[0]).unwrap() > requests.len());
+            let among = pipeline.generate(&requests, &mut Silent).unwrap();
+            for (request, among) in requests.iter().zip(among) {
+                let alone = pipeline.generate(std::slice::from_ref(request), &mut Silent).unwrap();
+                assert!(alone[0].pixels.rgb() == among.pixels.rgb(), "{ops:?} {request:?}");
+            }
+        }
+    }
 }

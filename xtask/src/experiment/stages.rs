@@ -52,7 +52,7 @@ pub(super) fn run(options: &Options) -> Result<String> {
     let mut bench = Vec::new();
     for batch in ["1", "4"] {
         let line = ["bench", "training", "--batch", batch, "--runs", runs, "--json"];
-        let answer = stages.take("timing", &line.map(str::to_owned))?;
+        let answer = stages.take(&format!("timing a step of {batch}"), &line.map(str::to_owned))?;
         bench.push(serde_json::from_str::<Value>(&answer).context("no JSON of `unwrong bench`")?);
     }
     let run = json!({
@@ -103,8 +103,8 @@ pub(super) fn wrongs(settings: &Settings) -> Vec<String> {
 pub(super) fn train(settings: &Settings) -> Vec<String> {
     let [steps, rate, rank] = ["train-steps", "rate", "rank"].map(|key| settings.get(key));
     words(&format!(
-        "train wrongs --preset wrong --steps {steps} --rate {rate} --rank {rank} \
-         -o wrong.safetensors"
+        "train wrongs --preset wrong --batch 4 --accumulation 1 --steps {steps} --rate {rate} \
+         --rank {rank} -o wrong.safetensors"
     ))
 }
 

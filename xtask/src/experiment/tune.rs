@@ -14,15 +14,44 @@ use super::{begin, copy, stages, write};
 use crate::bench::machine;
 use crate::say;
 
-/// What is tried: steps, learning rate, rank. The first is the preset of `unwrong train`.
-const TRIALS: [(&str, &str, &str); 7] = [
-    ("500", "1e-4", "4"),
-    ("200", "1e-4", "4"),
-    ("1000", "1e-4", "4"),
-    ("500", "3e-5", "4"),
-    ("500", "2e-4", "4"),
-    ("500", "1e-4", "16"),
-    ("200", "4e-4", "4"),
+/// Wrong pictures, and a training on them.
+struct Trial {
+    /// Guidance scales of the wrong pictures, and how many of each keyword.
+    scales: &'static str,
+    count: &'static str,
+    steps: &'static str,
+    rate: &'static str,
+    rank: &'static str,
+}
+
+const fn trial(
+    [scales, count]: [&'static str; 2],
+    [steps, rate, rank]: [&'static str; 3],
+) -> Trial {
+    Trial { scales, count, steps, rate, rank }
+}
+
+/// The method's own 78 pictures, softer ones, and those of no guidance at all.
+const PUBLISHED: [&str; 2] = ["8,9,10,11,12,13", "1"];
+const SOFT: [&str; 2] = ["1,1.5,2,2.5,3,4", "1"];
+const UNGUIDED: [&str; 2] = ["1", "6"];
+/// Twice as many.
+const MORE: [&str; 2] = ["1", "12"];
+
+/// What is tried. The first is the preset of `unwrong wrongs` and `unwrong train`.
+const TRIALS: [Trial; 12] = [
+    trial(PUBLISHED, ["500", "1e-4", "4"]),
+    trial(PUBLISHED, ["200", "1e-4", "4"]),
+    trial(PUBLISHED, ["400", "1e-4", "16"]),
+    trial(PUBLISHED, ["200", "4e-4", "4"]),
+    trial(SOFT, ["500", "1e-4", "4"]),
+    trial(SOFT, ["500", "5e-5", "4"]),
+    trial(UNGUIDED, ["500", "1e-4", "4"]),
+    trial(UNGUIDED, ["250", "1e-4", "16"]),
+    trial(UNGUIDED, ["400", "1e-4", "16"]),
+    trial(MORE, ["400", "1e-4", "16"]),
+    trial(MORE, ["250", "2e-4", "16"]),
+    trial(MORE, ["250", "1e-4", "32"]),
 ];
 /// What is looked at beside the primary metric.
 const METRICS: [&str; 5] = ["sharpness", "noise", "colourfulness", "follows", "follow_margin"];
@@ -38,23 +67,38 @@ pub(super) fn tune(options: &Options) -> Result<()> {
     options.settings.set("prompts", "demo/experiment/tuning.txt")?;
     options.settings.set("seeds", if options.quick { "0..1" } else { "0..2" })?;
     stages::prompts(&options.settings, &options.dir)?;
-    stages::unwrong(&program, &options.dir, &stages::wrongs(&options.settings))?;
 
     let trials = if options.quick { &TRIALS[..2] } else { &TRIALS[..] };
     let mut rows = String::new();
     let mut best: Option<(f64, String)> = None;
-    for (steps, rate, rank) in trials {
+    let mut drawn = None;
+    for Trial { scales, count, steps, rate, rank } in trials {
         let settings = &mut options.settings;
         let steps = if options.quick { "2" } else { *steps };
-        for (key, value) in [("train-steps", steps), ("rate", *rate), ("rank", *rank)] {
+        let scales = if options.quick { "8" } else { *scales };
+        for (key, value) in [
+            ("wrong-scales", scales),
+            ("wrong-count", *count),
+            ("train-steps", steps),
+            ("rate", *rate),
+            ("rank", *rank),
+        ] {
             settings.set(key, value)?;
+        }
+        if drawn.replace((scales, *count)) != Some((scales, *count)) {
+            let folder = options.dir.join("wrongs");
+            if folder.exists() {
+                fs::remove_dir_all(&folder)?;
+            }
+            stages::unwrong(&program, &options.dir, &stages::wrongs(settings))?;
         }
         let mut train = stages::train(settings);
         train.push("--force".to_owned());
         let (_, seconds) = stages::unwrong(&program, &options.dir, &train)?;
         copy(&options.dir.join("wrong.safetensors"), &options.dir.join(LORA))?;
         let run = compare(&options, &program)?;
-        let name = format!("{steps} steps, {rate}, rank {rank}");
+        let each = if *count == "1" { String::new() } else { format!(", {count} of each") };
+        let name = format!("scales {scales}{each}; {steps} steps, {rate}, rank {rank}");
         rows += &row(&run, &name, seconds)?;
         say(&rows);
         if let Some(gain) = gain(&run)
@@ -117,12 +161,12 @@ fn page(options: &Options, rows: &str, best: Option<&str>) -> String {
     format!(
         "# Settings of the experiment\n\nWritten by `cargo xtask experiment --tune`; {}. Prompts of \
          `{}`, none of which [the experiment](experiment.md) uses, seeds {}, guidance scale {}, {} \
-         steps; one training each. The columns of one metric are the means of `none` / `word` / \
+         steps; one training each, on wrong pictures of the 13 keywords drawn at the scales named. The columns of one metric are the means of `none` / `word` / \
          `both`; few pictures, so differences between the rows are no finding.\n\n\
          | training | time | {primary}, `both` − `none` | {primary}, `both` − `word` | {} |\n\
          |---|---|---|---|{}\n{rows}\nThe rule: the row where `both` has most {primary} above \
          `word`, among those where that is improved and at most {:.0} % of the objects are lost; \
-         where there is none, the preset of `unwrong train`, which is the first row. That is: \
+         where there is none, the presets of both commands, which are the first row. That is: \
          **{}**.\n",
         machine(),
         get("prompts"),

@@ -62,7 +62,7 @@ fn an_experiment_leaves_pictures_results_and_a_report() {
     let run = eval(folder.path(), &["--primary", "saturation", "-o", "out"]).done();
     assert_eq!(run.stdout.replace('\\', "/"), "out/results.jsonl\nout/report.html\n");
     assert!(run.stderr.contains("8 of 8 pictures drawn"), "{}", run.stderr);
-    assert!(run.stderr.contains("\n3 of 8: seed 4, 2 steps, "), "{}", run.stderr);
+    assert!(run.stderr.contains("\n3 of 8: seed 3, 2 steps, "), "{}", run.stderr);
     assert_eq!(run.stderr.matches("applied ").count(), 1, "{}", run.stderr);
 
     let out = folder.path().join("out");

@@ -36,6 +36,24 @@ fn every_dialect_draws_the_same_picture() {
 }
 
 #[test]
+fn a_file_becomes_half_as_large_in_half_precision() {
+    let folder = tempfile::tempdir().unwrap();
+    let lora = demo_lora();
+    let convert = |source: &str, dtype: &str, name: &str| {
+        let line = ["lora", "convert", source, "--to", "peft", "--dtype", dtype, "-o", name];
+        unwrong(folder.path(), &line).done();
+        fs::metadata(folder.path().join(name)).unwrap().len()
+    };
+    let wide = convert(&lora, "f32", "wide.safetensors");
+    let half = convert("wide.safetensors", "f16", "half.safetensors");
+    assert!(10 * half < 6 * wide, "{half} of {wide} bytes");
+    // f32 holds what f16 held: the way back gives the numbers that there were.
+    convert(&lora, "f16", "same.safetensors");
+    let read = |name: &str| fs::read(folder.path().join(name)).unwrap();
+    assert!(read("half.safetensors") == read("same.safetensors"));
+}
+
+#[test]
 fn a_file_that_exists_and_a_dialect_without_words_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("there.safetensors"), "precious").unwrap();

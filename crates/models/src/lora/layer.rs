@@ -2,6 +2,7 @@
 
 use half::{bf16, f16};
 
+use crate::error::{Error, Result};
 use crate::files::{Dtype, FrozenWeight};
 use crate::lora::keys::Network;
 
@@ -43,6 +44,27 @@ impl LoraLayer {
         Self { down: wide(&self.down), up: wide(&self.up), ..self.clone() }
     }
 
+    /// The same with matrices in this dtype, each value rounded to the nearest.
+    ///
+    /// Refuses a value that the dtype cannot hold.
+    pub fn in_dtype(&self, dtype: Dtype) -> Result<Self> {
+        let rounded = |weight: &FrozenWeight| {
+            if weight.dtype() == dtype {
+                return Ok(weight.clone());
+            }
+            let values = weight.values_f32();
+            let rounded = FrozenWeight::rounded(&values, dtype, weight.shape());
+            let is_lost = |(value, rounded): &(f32, f32)| value.is_finite() && !rounded.is_finite();
+            match values.into_iter().zip(rounded.values_f32()).find(is_lost) {
+                Some((value, _)) => {
+                    Err(Error::LoraRange { layer: self.name.clone(), value, dtype: dtype.name() })
+                }
+                None => Ok(rounded),
+            }
+        };
+        Ok(Self { down: rounded(&self.down)?, up: rounded(&self.up)?, ..self.clone() })
+    }
+
     /// `up` with the factor multiplied in, if `up`'s dtype holds every value exactly.
     pub(super) fn folded_up(&self) -> Option<FrozenWeight> {
         let rank = self.rank() as f64;
@@ -79,6 +101,20 @@ mod tests {
         let quarter: Vec<f32> = up.values_f32().iter().map(|value| value / 4.0).collect();
         assert_eq!(folded.map(|up| (up.dtype(), up.values_f32())), Some((Dtype::F16, quarter)));
         assert!(layer(up, 3.0).folded_up().is_none());
+    }
+
+    #[test]
+    fn what_a_dtype_cannot_hold_is_refused() {
+        let up = |most| layer(FrozenWeight::from_f32(&[most, 0.1, 0.0, 3.0], &[1, 4]), 4.0);
+        let rounded = up(65504.0).in_dtype(Dtype::F16).map(|layer| layer.up);
+        let expected = FrozenWeight::rounded(&[65504.0, 0.1, 0.0, 3.0], Dtype::F16, &[1, 4]);
+        assert_eq!(rounded.ok().map(|up| up.values_f32()), Some(expected.values_f32()));
+        let error = up(1e6).in_dtype(Dtype::F16).err().map(|error| error.to_string());
+        assert_eq!(
+            error.as_deref(),
+            Some("the LoRA's `conv_in` has the value 1000000, which F16 cannot hold")
+        );
+        assert!(up(1e6).in_dtype(Dtype::Bf16).is_ok());
     }
 
     #[test]

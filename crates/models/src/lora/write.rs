@@ -107,7 +107,7 @@ fn inexact(layers: &[LoraLayer]) -> Error {
     });
     let widened = layers.iter().all(|layer| layer.widened().folded_up().is_some());
     let hint = if widened {
-        "write it as `peft` or `kohya`, or in f32, which takes it up: `--f32`"
+        "write it as `peft` or `kohya`, or in f32, which takes it up: `--dtype f32`"
     } else {
         "write it as `peft` or `kohya`"
     };

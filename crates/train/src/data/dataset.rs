@@ -5,6 +5,7 @@ use std::sync::Mutex;
 
 use rayon::prelude::*;
 use unwrong::request::Size;
+use unwrong::training::caption_dropped;
 
 use super::captions::Captions;
 use super::found::Found;
@@ -85,7 +86,13 @@ fn describe(items: &mut [Item], captions: &Captions<'_>, notes: &mut Vec<Note>) 
     let mut without = Vec::new();
     for item in items {
         match captions.of(&item.path, notes)? {
-            Some(caption) => item.caption = caption,
+            Some(caption) => {
+                let dropped = caption_dropped(&caption);
+                if dropped > 0 {
+                    notes.push(Note::LongCaption { path: item.path.clone(), dropped });
+                }
+                item.caption = caption;
+            }
             None => without.push(item.path.clone()),
         }
     }

@@ -54,6 +54,13 @@ pub enum Note {
         /// How many it has.
         lines: usize,
     },
+    /// A caption that is longer than the text encoders read.
+    LongCaption {
+        /// The picture.
+        path: PathBuf,
+        /// Tokens at its end that are not read.
+        dropped: usize,
+    },
     /// A caption without text.
     EmptyCaption {
         /// The picture.
@@ -116,6 +123,11 @@ impl fmt::Display for Note {
             Self::OneLine { path, lines } => {
                 write!(f, "`{}` has {lines} lines; the first is the caption", path.display())
             }
+            Self::LongCaption { path, dropped } => write!(
+                f,
+                "the caption of `{}` is too long: its last {dropped} tokens are not trained on",
+                path.display()
+            ),
             Self::EmptyCaption { path } => {
                 write!(f, "the caption of `{}` is empty", path.display())
             }

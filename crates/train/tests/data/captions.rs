@@ -56,6 +56,17 @@ fn an_empty_caption_is_a_caption() {
 }
 
 #[test]
+fn what_no_text_encoder_reads_of_a_caption_is_said() {
+    let folder = pictures();
+    folder.write("a.txt", "cat ".repeat(75).as_bytes());
+    folder.write("b.txt", "cat ".repeat(78).as_bytes());
+    let (dataset, notes) = folder.scan(&options());
+    assert_eq!(captions(&dataset)[1], "cat ".repeat(78).trim());
+    let expected = "the caption of `b.png` is too long: its last 3 tokens are not trained on";
+    assert_eq!(notes, [expected]);
+}
+
+#[test]
 fn a_picture_without_a_caption_is_an_error_that_names_it() {
     let folder = pictures();
     folder.write("b.txt", b"a bird");
