@@ -88,7 +88,7 @@ def main():
             for dialect, path in paths.items():
                 if not convert(arguments.program, source, dialect, path):
                     refused.append(f"{name} as {dialect}")
-                    if not convert(arguments.program, source, dialect, path, "--f32"):
+                    if not convert(arguments.program, source, dialect, path, "--dtype", "f32"):
                         refused[-1] += ", also in f32"
                         continue
                 theirs = lora.by_diffusers(base, path, SCALE, inputs, kind, expected)

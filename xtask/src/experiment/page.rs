@@ -7,6 +7,14 @@ use anyhow::{Context as _, Result};
 use super::data::{Run, Test};
 use super::verdict::{CLAIMS, RULES, Verdict};
 
+/// What the commands' presets have, by the setting, and what it is.
+const PRESETS: [(&str, &str, &str); 5] = [
+    ("wrong-scales", "8,9,10,11,12,13", "guidance scale of the wrong pictures"),
+    ("wrong-count", "1", "wrong pictures of a keyword and scale"),
+    ("rank", "4", "rank"),
+    ("train-steps", "500", "steps of the training"),
+    ("rate", "1e-4", "learning rate"),
+];
 /// Comparisons that have a table of their own.
 const TABLES: [(&str, &[&str]); 4] = [
     ("none", &["both", "word", "lora", "keywords"]),
@@ -51,14 +59,31 @@ fn asked(run: &Run, tuned: bool) -> String {
          as the method did, and what the LoRA added to the word was sharpness. Edges by Sobel's \
          kernels are less moved by noise than a Laplacian, and the estimated noise stands beside \
          them. Metric, prompts, rules and settings were fixed before the pictures of this page \
-         were drawn; {}.\n\n",
+         were drawn; {}.{}\n\n",
         run.machine(),
         "The metrics are described in [eval.md](eval.md).",
         if tuned {
             "settings were chosen on other prompts ([experiment-tuning.md](experiment-tuning.md))"
         } else {
-            "the settings are the presets of each command"
+            "the settings were not tuned"
         },
+        departures(run),
+    )
+}
+
+/// What is set other than the presets of `unwrong wrongs` and `unwrong train` have it.
+fn departures(run: &Run) -> String {
+    let other = PRESETS.iter().filter(|(key, preset, _)| run.setting(key) != *preset);
+    let other: Vec<String> = other
+        .map(|(key, preset, what)| format!("{what} {} ({preset})", run.setting(key)))
+        .collect();
+    if other.is_empty() {
+        return " They are the presets of each command.".to_owned();
+    }
+    format!(
+        " Other than the presets of the commands, which are in brackets: {}; the reason is in \
+         [method.md](method.md#does-it-work).",
+        other.join(", ")
     )
 }
 
@@ -307,21 +332,21 @@ fn training(run: &Run) -> Result<String> {
     Ok(format!(
         "## Training\n\n\
          {steps} steps of four pictures took {}: {:.2} steps a second, {:.1} pictures a second, start, \
-         latents of the pictures and checkpoints included. The gradients of one picture take {:.1} ms \
-         (`unwrong bench training`), so those of a step are {} of its {:.1} ms. Four pictures at once \
-         take {:.1} ms, {} of four times one: {}.\n\n",
+         latents of the pictures and checkpoints included. The gradients of four pictures at once take \
+         {:.1} ms (`unwrong bench training --batch 4`, rank 4), {} of a step's {:.1} ms. Those of one \
+         take {:.1} ms, so four at once are {} of four times one: {}.\n\n",
         time(stage.seconds),
         1.0 / step,
         4.0 / step,
-        1e3 * one,
-        percent(4.0 * one / step),
-        1e3 * step,
         1e3 * four,
+        percent(four / step),
+        1e3 * step,
+        1e3 * one,
         percent(four / (4.0 * one)),
         if four < 3.2 * one {
-            "most of a step is bound by what every call costs, not by arithmetic"
+            "pictures that come alone are bound by what every call costs, not by arithmetic"
         } else {
-            "the step is bound by the work itself, not by what every call costs"
+            "a step is bound by the work itself, not by what every call costs"
         },
     ))
 }

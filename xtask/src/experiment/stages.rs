@@ -35,7 +35,7 @@ pub(super) fn run(options: &Options) -> Result<String> {
     stages.take("training", &train(settings))?;
     stages.take(
         "converting",
-        &words(&format!("lora convert wrong.safetensors --to peft -o {LORA}")),
+        &words(&format!("lora convert wrong.safetensors --to peft --dtype f16 -o {LORA}")),
     )?;
     let mut evals = serde_json::Map::new();
     for (place, baseline) in baselines(settings).into_iter().enumerate() {
