@@ -9,7 +9,6 @@ use unwrong::picture::write_atomically;
 use unwrong_models::files::{Bytes, FrozenWeight, SafetensorsFile, safetensors_bytes};
 
 use crate::error::{Error, Result};
-use crate::optimizer::Moments;
 use crate::trainer::State;
 
 /// Metadata: what the training is, word for word.
@@ -103,9 +102,8 @@ fn encode(state: &State, settings: &str) -> Vec<u8> {
     for (index, means) in means {
         add(format!("{index:06}.average"), means);
     }
-    for (index, moments) in state.optimizer.moments.iter().enumerate() {
-        add(format!("{index:06}.mean"), &moments.mean);
-        add(format!("{index:06}.square"), &moments.square);
+    for (name, values) in state.optimizer.parts() {
+        add(name, &values);
     }
     let metadata = BTreeMap::from([
         (SETTINGS.to_owned(), settings.to_owned()),
@@ -131,7 +129,6 @@ fn state(file: &SafetensorsFile, like: &State) -> Option<State> {
     let losses = values("losses")?;
     let mut state = like.clone();
     state.step = losses.len() as u64;
-    state.optimizer.steps = state.step;
     state.losses = losses;
     for (index, tensor) in state.tensors.iter_mut().enumerate() {
         *tensor = values(&format!("{index:06}.value"))?;
@@ -142,10 +139,7 @@ fn state(file: &SafetensorsFile, like: &State) -> Option<State> {
             *means = values(&format!("{index:06}.average"))?;
         }
     }
-    for (index, moments) in state.optimizer.moments.iter_mut().enumerate() {
-        let mean = values(&format!("{index:06}.mean"))?;
-        *moments = Moments { mean, square: values(&format!("{index:06}.square"))? };
-    }
+    state.optimizer = state.optimizer.with_parts(state.step, values)?;
     Some(state)
 }
 

@@ -28,7 +28,7 @@ pub use diffusion::{Diffusion, LossOptions, Sample, loss};
 pub use error::{Error, Result};
 pub use journal::Journal;
 pub use layers::{Layer, LayerChoice};
-pub use optimizer::{AdamW, AdamWOptions, RateSchedule, clip, norm};
+pub use optimizer::{AdamW, OptimizerKind, OptimizerOptions, Prodigy, RateSchedule, clip, norm};
 pub use options::TrainOptions;
 pub use run::{Records, RunOptions, TrainEvent, Watcher};
 pub use samples::{SampleOptions, Samples};

@@ -5,6 +5,7 @@ use unwrong_models::unet::KEPT_BYTES;
 
 use crate::data::Dataset;
 use crate::error::{Error, Result};
+use crate::optimizer::OptimizerKind;
 use crate::trainer::Trainer;
 
 /// Tokens of a caption: one chunk.
@@ -62,7 +63,12 @@ impl Trainer<'_> {
 
     fn matrices(&self) -> u64 {
         let numbers: usize = self.state().tensors.iter().map(Vec::len).sum();
-        let copies = COPIES + u64::from(self.options().ema.is_some());
+        // Prodigy remembers where it began, and sums of gradients.
+        let more = match self.options().optimizer.kind {
+            OptimizerKind::AdamW => 0,
+            OptimizerKind::Prodigy => 2,
+        };
+        let copies = COPIES + more + u64::from(self.options().ema.is_some());
         4 * numbers as u64 * copies
     }
 }

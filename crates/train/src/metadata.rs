@@ -55,7 +55,7 @@ pub fn metadata(facts: &Facts<'_>) -> BTreeMap<String, String> {
     }
     add("ss_lr_scheduler", options.schedule.name().to_owned());
     add("ss_lr_warmup_steps", options.warmup.to_string());
-    add("ss_optimizer", "AdamW".to_owned());
+    add("ss_optimizer", options.optimizer.kind.name().to_owned());
     add("ss_max_train_steps", options.steps.to_string());
     add("ss_steps", state.step.to_string());
     add("ss_epoch", epochs.to_string());

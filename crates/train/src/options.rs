@@ -6,7 +6,7 @@ use unwrong_models::lora::Network;
 use crate::diffusion::LossOptions;
 use crate::error::{Error, Result};
 use crate::layers::LayerChoice;
-use crate::optimizer::{AdamWOptions, RateSchedule};
+use crate::optimizer::{OptimizerKind, OptimizerOptions, RateSchedule};
 
 /// What a training is asked to do, but for its pictures.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -34,8 +34,8 @@ pub struct TrainOptions {
     pub accumulation: usize,
     /// Longest gradient of a step; absent: any.
     pub max_grad_norm: Option<f64>,
-    /// Of `AdamW`.
-    pub optimizer: AdamWOptions,
+    /// What moves the matrices.
+    pub optimizer: OptimizerOptions,
     /// How answers count.
     pub loss: LossOptions,
     /// How much the loss of class pictures counts, where there are some.
@@ -63,7 +63,7 @@ impl Default for TrainOptions {
             warmup: 0,
             accumulation: 4,
             max_grad_norm: Some(1.0),
-            optimizer: AdamWOptions::default(),
+            optimizer: OptimizerOptions::default(),
             loss: LossOptions::default(),
             prior_weight: 1.0,
             ema: None,
@@ -130,7 +130,12 @@ impl TrainOptions {
         if let Some(decay) = self.ema.filter(|decay| !(0.0..1.0).contains(decay)) {
             return refuse("ema", &decay, "0 to below 1");
         }
-        let AdamWOptions { betas, eps, weight_decay } = self.optimizer;
+        let OptimizerOptions { kind, betas, eps, weight_decay } = self.optimizer;
+        if let Some(rate) = self.text_encoder_rate.filter(|_| kind == OptimizerKind::Prodigy)
+            && rate.to_bits() != self.rate.to_bits()
+        {
+            return refuse("text_encoder_rate", &rate, "none: Prodigy finds one rate for all");
+        }
         for beta in [betas.0, betas.1] {
             if !(0.0..1.0).contains(&beta) {
                 return refuse("betas", &beta, "0 to below 1");

@@ -15,7 +15,7 @@ use crate::data::{Array, Cache, Dataset, Entry, Example, Key};
 use crate::diffusion::{Diffusion, Sample, loss};
 use crate::error::{Error, Result, StepNumber};
 use crate::layers::{Layer, initial};
-use crate::optimizer::{AdamW, clip, norm};
+use crate::optimizer::{Optimizer, clip, norm};
 use crate::options::TrainOptions;
 
 /// A training under way: the model, the pictures, and all that changes.
@@ -40,7 +40,7 @@ pub struct State {
     pub(crate) step: u64,
     /// `down` and `up` of every layer, in turn.
     pub(crate) tensors: Vec<Vec<f32>>,
-    pub(crate) optimizer: AdamW,
+    pub(crate) optimizer: Optimizer,
     /// Running means of the tensors, where the options ask for them.
     pub(crate) average: Option<Average>,
     /// Of every step.
@@ -70,7 +70,7 @@ pub struct StepReport {
     pub loss: f64,
     /// The mean over the class pictures alone, where there are some.
     pub prior: Option<f64>,
-    /// The learning rate, of the UNet.
+    /// The learning rate, of the UNet; what Prodigy found it to be.
     pub rate: f64,
     /// Length of the gradient before it was shortened.
     pub gradient_norm: f64,
@@ -104,8 +104,7 @@ impl<'a> Trainer<'a> {
             .iter()
             .flat_map(|layer| initial(layer, options.rank, &mut || draws.uniform()))
             .collect();
-        let sizes: Vec<_> = tensors.iter().map(Vec::len).collect();
-        let optimizer = AdamW::new(options.optimizer, &sizes);
+        let optimizer = Optimizer::new(options.optimizer, &tensors);
         let average = options.ema.map(|decay| Average::new(decay, &tensors));
         let state = State { step: 0, tensors, optimizer, average, losses: Vec::new() };
         let identity = pipeline.weights_identity()?;
@@ -259,13 +258,13 @@ impl<'a> Trainer<'a> {
         let factor = options.schedule.factor(step, options.steps, options.warmup);
         let rates = self.layers.iter().flat_map(|layer| [options.rate_of(layer.network); 2]);
         let rates: Vec<_> = rates.map(|rate| rate * factor).collect();
+        let rate = options.rate * factor * self.state.optimizer.factor();
         self.state.optimizer.step(&mut self.state.tensors, &gradients, &rates);
         if let Some(average) = &mut self.state.average {
             average.step(&self.state.tensors);
         }
         self.state.step += 1;
         self.state.losses.push(sum as f32);
-        let rate = options.rate * factor;
         Ok(StepReport { step: step + 1, loss: sum, prior, rate, gradient_norm: length })
     }
 

@@ -15,7 +15,9 @@ use unwrong_models::lora::{Branch, Network, Targets, Trained};
 use unwrong_models::ops::Ops;
 use unwrong_models::text_encoder::TextEncoder;
 use unwrong_models::unet::{Reading, Told, TrainingPass, Unet};
-use unwrong_train::{AdamW, AdamWOptions, Layer, LayerChoice, Sample, clip, loss};
+use unwrong_train::{
+    AdamW, Layer, LayerChoice, OptimizerKind, OptimizerOptions, Prodigy, Sample, clip, loss,
+};
 
 #[derive(Clone, Copy, Deserialize)]
 struct OptimizerFacts {
@@ -239,7 +241,10 @@ fn ten_steps_end_where_peft_and_adamw_end() {
         let mut tensors = case.start();
         let sizes: Vec<_> = tensors.iter().map(Vec::len).collect();
         let OptimizerFacts { lr, betas, eps, weight_decay, max_grad_norm } = facts;
-        let mut optimizer = AdamW::new(AdamWOptions { betas, eps, weight_decay }, &sizes);
+        let mut optimizer = AdamW::new(
+            OptimizerOptions { kind: OptimizerKind::AdamW, betas, eps, weight_decay },
+            &sizes,
+        );
         for expected in &losses[..losses.len() - 1] {
             let (value, mut gradients) = case.gradients(ops, &tensors);
             assert!((value / expected - 1.0).abs() < 1e-3, "{value}, expected {expected}");
@@ -250,4 +255,57 @@ fn ten_steps_end_where_peft_and_adamw_end() {
         println!("| LoRA after ten steps, {ops:?} | {most:.1e} |");
         assert!(most < 1e-3, "{ops:?}: {most}");
     }
+}
+
+#[derive(Deserialize)]
+struct ProdigyFacts {
+    start: Vec<Vec<f32>>,
+    target: Vec<Vec<f32>>,
+    steepness: Vec<f32>,
+    betas: (f64, f64),
+    eps: f64,
+    weight_decay: f64,
+    warmup: u64,
+    shown: Vec<ProdigyStep>,
+}
+
+#[derive(Deserialize)]
+struct ProdigyStep {
+    step: u64,
+    distance: f64,
+    values: Vec<Vec<f32>>,
+}
+
+/// `parity/make_prodigy.py`.
+#[test]
+fn prodigy_goes_where_prodigyopt_goes() {
+    let text = std::fs::read_to_string(root().join("parity/goldens/prodigy.json")).unwrap();
+    let facts: ProdigyFacts = serde_json::from_str(&text).unwrap();
+    let ProdigyFacts { start, target, steepness, betas, eps, weight_decay, .. } = &facts;
+    let (betas, eps, weight_decay) = (*betas, *eps, *weight_decay);
+    let options = OptimizerOptions { kind: OptimizerKind::Prodigy, betas, eps, weight_decay };
+    let mut optimizer = Prodigy::new(options, start);
+    let mut tensors = start.clone();
+    let (mut step, mut most) = (0, 0.0_f64);
+    for shown in &facts.shown {
+        while step < shown.step {
+            let slopes = tensors.iter().zip(target).zip(steepness);
+            let gradients: Vec<Vec<f32>> = slopes
+                .map(|((x, goal), slope)| {
+                    x.iter().zip(goal).map(|(x, y)| slope * (x - y)).collect()
+                })
+                .collect();
+            let rate = (step as f64 / facts.warmup as f64).min(1.0);
+            optimizer.step(&mut tensors, &gradients, rate);
+            step += 1;
+        }
+        most = most.max((optimizer.distance() / shown.distance - 1.0).abs());
+        for (found, expected) in tensors.iter().flatten().zip(shown.values.iter().flatten()) {
+            most = most.max(f64::from((found - expected).abs()));
+        }
+    }
+    let [first, last] = [&facts.shown[0], &facts.shown[facts.shown.len() - 1]];
+    assert!(last.distance > 100.0 * first.distance, "the oracle found no rate");
+    println!("| Prodigy against prodigyopt after {step} steps | {most:.1e} |");
+    assert!(most < 1e-4, "{most}");
 }

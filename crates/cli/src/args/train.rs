@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use unwrong_train::data::{CropChoice, DataOptions, Framing};
 use unwrong_train::{
-    LayerChoice, LossOptions, RateSchedule as Schedule, RunOptions, SampleOptions, TrainOptions,
+    LayerChoice, LossOptions, OptimizerKind, OptimizerOptions, RateSchedule as Schedule,
+    RunOptions, SampleOptions, TrainOptions,
 };
 
 use super::{Device, LoraDialect, SEED, number};
@@ -61,7 +62,10 @@ pub(crate) struct TrainArgs {
     #[arg(long, value_name = "ALPHA", help_heading = "Training",
         value_parser = number::<f64>("a number above 0"))]
     pub(crate) alpha: Option<f64>,
-    /// Learning rate [default: 1e-4].
+    /// What moves the matrices [default: adamw].
+    #[arg(long, help_heading = "Training")]
+    pub(crate) optimizer: Option<OptimizerArg>,
+    /// Learning rate [default: 1e-4; with Prodigy: 1].
     #[arg(long, value_name = "RATE", help_heading = "Training",
         value_parser = number::<f64>("a number above 0, such as `1e-4`"))]
     pub(crate) rate: Option<f64>,
@@ -99,7 +103,7 @@ pub(crate) struct TrainArgs {
     #[arg(long, value_name = "LENGTH", help_heading = "Training",
         value_parser = number::<f64>("a number, 0 or more"))]
     pub(crate) max_grad_norm: Option<f64>,
-    /// Weight decay of `AdamW` [default: 0.01].
+    /// Share of a matrix that is taken away per unit of the rate [default: 0.01].
     #[arg(long, value_name = "SHARE", help_heading = "Training",
         value_parser = number::<f64>("a number, 0 or more"))]
     pub(crate) weight_decay: Option<f64>,
@@ -253,6 +257,16 @@ pub(crate) enum Preset {
     Wrong,
 }
 
+/// What moves the matrices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OptimizerArg {
+    /// Adam with decoupled weight decay.
+    #[value(name = "adamw")]
+    AdamW,
+    /// Adam that finds its rate; takes the memory of two more copies of the matrices.
+    Prodigy,
+}
+
 /// How the learning rate changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum RateSchedule {
@@ -341,6 +355,10 @@ impl TrainArgs {
     pub(crate) fn training(&self) -> TrainOptions {
         let default = TrainOptions::default();
         let chosen = |layers| self.layers.contains(&layers);
+        let kind = match self.optimizer {
+            Some(OptimizerArg::Prodigy) => OptimizerKind::Prodigy,
+            Some(OptimizerArg::AdamW) | None => OptimizerKind::AdamW,
+        };
         TrainOptions {
             steps: self.steps.unwrap_or(default.steps),
             rank: self.rank.unwrap_or(default.rank),
@@ -353,7 +371,7 @@ impl TrainArgs {
                 embeddings: chosen(Layers::Embeddings),
                 text_encoders: self.train_text_encoders,
             },
-            rate: self.rate.unwrap_or(default.rate),
+            rate: self.rate.unwrap_or(kind.rate()),
             text_encoder_rate: self.text_encoder_rate,
             schedule: match self.schedule {
                 Some(RateSchedule::Cosine) => Schedule::Cosine,
@@ -366,7 +384,8 @@ impl TrainArgs {
                 None => default.max_grad_norm,
                 Some(length) => (length != 0.0).then_some(length),
             },
-            optimizer: unwrong_train::AdamWOptions {
+            optimizer: OptimizerOptions {
+                kind,
                 weight_decay: self.weight_decay.unwrap_or(default.optimizer.weight_decay),
                 ..default.optimizer
             },

@@ -64,33 +64,41 @@ fn a_killed_training_comes_to_the_same_file() {
     let folder = tempfile::tempdir().unwrap();
     pictures(folder.path());
     fs::create_dir(folder.path().join("killed")).unwrap();
-    train(folder.path(), "lora.safetensors", &[]).done();
-
-    for step in [2, 4] {
-        let arguments = [&TRAINING[..], &["killed/lora.safetensors"]].concat();
-        let mut child = command(folder.path(), &arguments)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let checkpoints = folder.path().join("killed/lora.training/checkpoints");
-        let checkpoint = checkpoints.join(format!("checkpoint-{step:08}.safetensors"));
-        let started = Instant::now();
-        while !checkpoint.exists() && child.try_wait().unwrap().is_none() {
-            assert!(started.elapsed() < Duration::from_mins(2), "no checkpoint appears");
-            std::thread::sleep(Duration::from_millis(2));
+    for optimizer in ["adamw", "prodigy"] {
+        let (whole, killed) =
+            (format!("{optimizer}.safetensors"), format!("killed/{optimizer}.safetensors"));
+        let more = ["--optimizer", optimizer];
+        train(folder.path(), &whole, &more).done();
+        for step in [2, 4] {
+            kill_after(folder.path(), &killed, &more, step);
         }
-        child.kill().unwrap();
-        child.wait().unwrap();
-    }
-    // A run that was faster than the kill has left the file.
-    if !folder.path().join("killed/lora.safetensors").exists() {
-        let run = train(folder.path(), "killed/lora.safetensors", &[]).done();
-        assert!(run.stderr.contains("goes on after step"), "{}", run.stderr);
+        // A run that was faster than the kill has left the file.
+        if !folder.path().join(&killed).exists() {
+            let run = train(folder.path(), &killed, &more).done();
+            assert!(run.stderr.contains("goes on after step"), "{}", run.stderr);
+        }
+        assert!(bytes(folder.path(), &killed) == bytes(folder.path(), &whole), "{optimizer}");
     }
     assert!(
-        bytes(folder.path(), "killed/lora.safetensors") == bytes(folder.path(), "lora.safetensors")
+        bytes(folder.path(), "adamw.safetensors") != bytes(folder.path(), "prodigy.safetensors")
     );
+}
+
+/// Trains, and kills the training as soon as the checkpoint of a step is there.
+fn kill_after(folder: &Path, output: &str, more: &[&str], step: u64) {
+    let arguments = [&TRAINING[..], &[output], more].concat();
+    let mut child =
+        command(folder, &arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let work = Path::new(output).with_extension("training");
+    let checkpoint =
+        folder.join(work).join(format!("checkpoints/checkpoint-{step:08}.safetensors"));
+    let started = Instant::now();
+    while !checkpoint.exists() && child.try_wait().unwrap().is_none() {
+        assert!(started.elapsed() < Duration::from_mins(2), "no checkpoint appears");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
 }
 
 #[test]
