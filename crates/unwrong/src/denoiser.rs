@@ -10,6 +10,7 @@ use unwrong_models::unet::{Prepared, Unet};
 
 use crate::error::Result;
 use crate::sampler::Denoiser;
+use crate::schedule::Level;
 
 /// A UNet with everything that stays the same from step to step.
 pub(crate) struct GuidedUnet<'a> {
@@ -30,7 +31,8 @@ pub(crate) fn is_guided(guidance_scale: f64) -> bool {
 
 impl Denoiser for GuidedUnet<'_> {
     /// The estimate of the clean latents, `[B, 4, H/8, W/8]`.
-    fn denoise(&self, latents: &Tensor, sigma: f32, timestep: f32) -> Result<Tensor> {
+    fn denoise(&self, latents: &Tensor, level: &Level) -> Result<Tensor> {
+        let Level { sigma, timestep, .. } = *level;
         let scaled = (latents / f64::from((sigma * sigma + 1.0).sqrt()))?;
         let output = self.guided(&scaled, timestep)?;
         match self.prediction_type {

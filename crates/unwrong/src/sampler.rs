@@ -6,15 +6,15 @@
 use candle_core::Tensor;
 
 use crate::error::Result;
-use crate::schedule::Schedule;
+use crate::schedule::{Level, Schedule};
 
 /// A function from noisy latents to an estimate of the clean ones.
 pub trait Denoiser {
     /// The denoised latents, in the shape of `latents`.
     ///
-    /// `sigma` is the noise level of `latents`; `timestep` is the training index that belongs
-    /// to it, which the UNet wants to know.
-    fn denoise(&self, latents: &Tensor, sigma: f32, timestep: f32) -> Result<Tensor>;
+    /// `level` is the step that they are at. Whoever asks twice in one step, says the same step
+    /// twice: prompts that change count steps, not questions.
+    fn denoise(&self, latents: &Tensor, level: &Level) -> Result<Tensor>;
 }
 
 /// Someone who is told after each step, and may end the run with an error.
@@ -41,7 +41,7 @@ pub fn euler(
     watch: &mut dyn Watch,
 ) -> Result<Tensor> {
     for (step, level) in schedule.levels().enumerate() {
-        let denoised = denoiser.denoise(&latents, level.sigma, level.timestep)?;
+        let denoised = denoiser.denoise(&latents, &level)?;
         // A true division: candle's `tensor / f64` multiplies by the rounded inverse.
         let sigma = Tensor::new(level.sigma, latents.device())?;
         let derivative = (&latents - denoised)?.broadcast_div(&sigma)?;

@@ -22,11 +22,16 @@ pub struct Schedule {
     sigmas: Vec<f32>,
     initial_scale: f32,
     train_timesteps: usize,
+    /// Steps of the whole run before the first of these.
+    before: usize,
 }
 
 /// One step: from `sigma` to `sigma_next`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Level {
+    /// Which step of the whole run, base and refiner together, counted from 1: what a prompt
+    /// that changes on the way goes by.
+    pub step: usize,
     /// Training index, what the UNet is told; may lie between two integers.
     pub timestep: f32,
     /// Noise level before the step.
@@ -55,13 +60,15 @@ impl Schedule {
             "leading" => (max_sigma * max_sigma + 1.0).sqrt(),
             _ => max_sigma,
         };
-        Ok(Self { timesteps, sigmas, initial_scale, train_timesteps: train_sigmas.len() })
+        let train_timesteps = train_sigmas.len();
+        Ok(Self { timesteps, sigmas, initial_scale, train_timesteps, before: 0 })
     }
 
     /// A schedule without steps: what a missing refiner does.
     #[must_use]
     pub fn empty() -> Self {
-        Self { timesteps: vec![], sigmas: vec![0.0], initial_scale: 1.0, train_timesteps: 0 }
+        let (timesteps, sigmas) = (vec![], vec![0.0]);
+        Self { timesteps, sigmas, initial_scale: 1.0, train_timesteps: 0, before: 0 }
     }
 
     /// How many steps there are.
@@ -100,7 +107,9 @@ impl Schedule {
 
     /// The steps in order.
     pub fn levels(&self) -> impl Iterator<Item = Level> + '_ {
-        self.timesteps.iter().zip(self.sigmas.windows(2)).map(|(&timestep, pair)| Level {
+        let steps = self.timesteps.iter().zip(self.sigmas.windows(2)).enumerate();
+        steps.map(|(index, (&timestep, pair))| Level {
+            step: self.before + index + 1,
             timestep,
             sigma: pair[0],
             sigma_next: pair[1],
@@ -136,6 +145,7 @@ impl Schedule {
         Self {
             timesteps: self.timesteps[start..].to_vec(),
             sigmas: self.sigmas[start..].to_vec(),
+            before: self.before + start,
             ..*self
         }
     }

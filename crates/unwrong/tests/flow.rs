@@ -7,14 +7,14 @@ use std::ops::ControlFlow;
 use candle_core::{Device, Tensor};
 use unwrong::progress::{Event, Part, Progress, announce};
 use unwrong::sampler::{Denoiser, Watch, euler};
-use unwrong::schedule::Schedule;
+use unwrong::schedule::{Level, Schedule};
 use unwrong::{Error, Result};
 use unwrong_models::files::SchedulerConfig;
 
 /// Knows the clean latents, and remembers when it was asked.
 struct FakeDenoiser {
     clean: Tensor,
-    asked: RefCell<Vec<(f32, f32)>>,
+    asked: RefCell<Vec<Level>>,
 }
 
 impl FakeDenoiser {
@@ -24,8 +24,8 @@ impl FakeDenoiser {
 }
 
 impl Denoiser for FakeDenoiser {
-    fn denoise(&self, _: &Tensor, sigma: f32, timestep: f32) -> Result<Tensor> {
-        self.asked.borrow_mut().push((sigma, timestep));
+    fn denoise(&self, _: &Tensor, level: &Level) -> Result<Tensor> {
+        self.asked.borrow_mut().push(*level);
         Ok(self.clean.clone())
     }
 }
@@ -79,8 +79,9 @@ fn base_and_refiner_are_asked_in_order_and_once_per_step() {
 
     let asked = [base.asked.into_inner(), refiner.asked.into_inner()];
     assert_eq!(asked.each_ref().map(Vec::len), [8, 2]);
-    let levels: Vec<_> = whole.levels().map(|level| (level.sigma, level.timestep)).collect();
+    let levels: Vec<_> = whole.levels().collect();
     assert_eq!(asked.concat(), levels);
+    assert!(levels.iter().map(|level| level.step).eq(1..=10), "counted over both");
 }
 
 #[test]
