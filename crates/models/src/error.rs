@@ -147,6 +147,15 @@ pub enum Error {
         hint: Option<String>,
     },
 
+    /// A textual-inversion file cannot be used.
+    #[error("cannot use the textual inversion {path}: {reason}")]
+    TextualInversion {
+        /// The file.
+        path: String,
+        /// Why not.
+        reason: String,
+    },
+
     /// A number of a LoRA does not fit into the dtype asked for.
     #[error("the LoRA's `{layer}` has the value {value}, which {dtype} cannot hold")]
     LoraRange {

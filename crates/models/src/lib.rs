@@ -11,6 +11,7 @@ pub mod lora;
 pub mod ops;
 mod random;
 pub mod text_encoder;
+pub mod textual_inversion;
 pub mod unet;
 pub mod vae;
 

@@ -39,6 +39,8 @@ pub struct TokenRow<'a> {
     pub ids: &'a [u32],
     /// Which tokens may be looked at; absent for all. The first must be one of them.
     pub mask: Option<&'a [bool]>,
+    /// Vectors of the ids from the vocabulary's size on, `[N, D]`: textual inversions.
+    pub added: Option<&'a FrozenWeight>,
 }
 
 impl TextEncoder {
@@ -153,22 +155,36 @@ impl TextEncoder {
                 return Err(Error::TokenRow { tokens: row.ids.len(), most: tokens });
             }
             for (id, position) in row.ids.iter().zip(positions.chunks_exact(width)) {
-                let id = *id as usize;
-                if id >= self.config.vocab_size {
-                    return Err(Error::TokenId { id, vocabulary: self.config.vocab_size });
-                }
-                let token = self.token_embedding.rows(id..id + 1).values_f32();
+                let token = self.token(*id as usize, row.added)?;
                 values.extend(token.iter().zip(position).map(|(token, position)| token + position));
             }
         }
         Ok(Tensor::from_vec(values, (rows.len(), tokens, width), device)?)
     }
 
+    /// The vector of one token.
+    fn token(&self, id: usize, added: Option<&FrozenWeight>) -> Result<Vec<f32>> {
+        let vocabulary = self.config.vocab_size;
+        if id < vocabulary {
+            return Ok(self.token_embedding.rows(id..id + 1).values_f32());
+        }
+        let place = id - vocabulary;
+        let shape = [self.config.hidden_size];
+        match added {
+            Some(added) if added.shape().get(1..) == Some(&shape) && place < added.shape()[0] => {
+                Ok(added.rows(place..place + 1).values_f32())
+            }
+            _ => Err(Error::TokenId { id, vocabulary }),
+        }
+    }
+
     /// Where the pooled vector is read.
     fn end_of_text(&self, ids: &[u32]) -> usize {
         if self.config.eos_token_id == LEGACY_EOS {
-            // The first of the largest, as argmax has it.
-            let largest = ids.iter().max();
+            // The first of the largest, as argmax has it, but none of what was added: there
+            // transformers reads the pooled vector at the first added token.
+            let vocabulary = self.config.vocab_size as u32;
+            let largest = ids.iter().filter(|id| **id < vocabulary).max();
             ids.iter().position(|id| Some(id) == largest).unwrap_or(0)
         } else {
             ids.iter().position(|id| *id == self.config.eos_token_id).unwrap_or(0)

@@ -168,7 +168,7 @@ fn both_text_encoders_equal_transformers_after_every_layer() {
                 let states = RefCell::new(Vec::new());
                 let observer = |_: &str, output: &Tensor| states.borrow_mut().push(output.clone());
                 let run = Run { observer: Some(&observer), ..Run::new(ops, &none) };
-                let rows = [TokenRow { ids: &ids, mask: None }];
+                let rows = [TokenRow { ids: &ids, mask: None, added: None }];
                 let penultimate = encoder.encode(&run, &rows, &Device::Cpu).unwrap();
                 let pooled = encoder.pool(&run, &penultimate, &rows).unwrap();
 
@@ -213,7 +213,11 @@ fn a_row_of_tokens_comes_out_the_same_alone_and_among_others() {
     let masks: Vec<Vec<bool>> =
         (0..19).map(|row| (0..77).map(|token| !hides(row, token)).collect()).collect();
     let rows: Vec<TokenRow<'_>> = (0..19)
-        .map(|row| TokenRow { ids: &ids[row], mask: (row % 3 == 1).then_some(&*masks[row]) })
+        .map(|row| TokenRow {
+            ids: &ids[row],
+            mask: (row % 3 == 1).then_some(&*masks[row]),
+            added: None,
+        })
         .collect();
     let states = encoder.encode(&run, &rows, &Device::Cpu).unwrap();
     let pooled = encoder.pool(&run, &states, &rows).unwrap().unwrap();
@@ -225,7 +229,7 @@ fn a_row_of_tokens_comes_out_the_same_alone_and_among_others() {
     }
 
     // A token looks back only: a row may be cut short.
-    let short = [TokenRow { ids: &ids[3][..23], mask: None }];
+    let short = [TokenRow { ids: &ids[3][..23], mask: None, added: None }];
     let alone = encoder.encode(&run, &short, &Device::Cpu).unwrap();
     let begins = states.get(3).unwrap().narrow(0, 0, 23).unwrap();
     assert_eq!(bits(&alone), bits(&begins), "a row cut short");

@@ -224,7 +224,7 @@ impl Pipeline {
         case.time(SMALLEST, |_| {
             Ok(|| {
                 for (reader, ids) in readers.iter().zip(&ids) {
-                    let rows = vec![TokenRow { ids, mask: None }; case.batch];
+                    let rows = vec![TokenRow { ids, mask: None, added: None }; case.batch];
                     let states = reader.network.encode(&reader.run, &rows, &self.device)?;
                     reader.network.pool(&reader.run, &states, &rows)?;
                 }

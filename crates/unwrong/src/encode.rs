@@ -202,7 +202,7 @@ impl States {
             let token_rows: Vec<TokenRow<'_>> = alike
                 .iter()
                 .zip(&masks)
-                .map(|(row, mask)| TokenRow { ids: &row.ids, mask: mask.as_deref() })
+                .map(|(row, mask)| TokenRow { ids: &row.ids, mask: mask.as_deref(), added: None })
                 .collect();
             let read = reader.network.encode(&reader.run, &token_rows, device)?;
             for (index, row) in alike.iter().enumerate() {
@@ -229,7 +229,8 @@ impl States {
     fn pooled(&self, pooling: &Reader<'_>, rows: &[Row]) -> Result<Tensor> {
         let states = rows.iter().map(|row| self.of(row).narrow(1, 0, row.ids.len()));
         let states = Tensor::cat(&states.collect::<candle_core::Result<Vec<_>>>()?, 0)?;
-        let rows: Vec<_> = rows.iter().map(|row| TokenRow { ids: &row.ids, mask: None }).collect();
+        let rows: Vec<_> =
+            rows.iter().map(|row| TokenRow { ids: &row.ids, mask: None, added: None }).collect();
         let pooled = pooling.network.pool(&pooling.run, &states, &rows)?;
         pooled.ok_or(Error::NoPooledOutput)
     }

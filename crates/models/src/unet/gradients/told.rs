@@ -53,7 +53,8 @@ impl Told<'_> {
         let (mut embeds, mut pooled) = (None, None);
         for Reading { network, encoder, ids } in readings {
             let run = run(*network);
-            let rows: Vec<_> = ids.iter().map(|ids| TokenRow { ids, mask: None }).collect();
+            let rows: Vec<_> =
+                ids.iter().map(|ids| TokenRow { ids, mask: None, added: None }).collect();
             let states = encoder.encode(&run, &rows, device)?;
             pooled = encoder.pool(&run, &states, &rows)?;
             embeds = Some(match embeds {
