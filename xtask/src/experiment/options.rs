@@ -48,7 +48,7 @@ const SETTINGS: [Setting; 18] = [
     setting("high-guidance", "13", "none", "none and both once more at this scale"),
     setting("keywords", "all", "blurry,ugly", "of the wrong pictures"),
     setting("wrong-scales", "1", "8", "their guidance scales"),
-    setting("wrong-count", "6", "1", "how many of each"),
+    setting("wrong-count", "12", "1", "how many of each"),
     setting("wrong-steps", "30", "2", "their steps"),
     setting("wrong-seed", "0", "0", "of the first of them"),
     setting("train-steps", "400", "2", "of four pictures"),
