@@ -216,6 +216,12 @@ pub(crate) struct SamplingArgs {
     /// What the picture should not show.
     #[arg(short, long, value_name = "PROMPT")]
     pub(crate) negative_prompt: Option<String>,
+    /// What the second text encoder reads in place of the prompt.
+    #[arg(long, value_name = "PROMPT")]
+    pub(crate) prompt_2: Option<String>,
+    /// What the second text encoder reads in place of the negative prompt.
+    #[arg(long, value_name = "PROMPT")]
+    pub(crate) negative_prompt_2: Option<String>,
     /// The same seed gives the same picture [default: a random one, which is printed].
     #[arg(long, value_name = "N", value_parser = number::<u64>(SEED))]
     pub(crate) seed: Option<u64>,
@@ -549,7 +555,7 @@ impl SamplingArgs {
     fn over(&self, mut request: GenerateRequest) -> GenerateRequest {
         overwrite!(request,
             self => negative_prompt, seed, steps, guidance_scale, size, scheduler, high_noise_fraction;
-            self => noise, syntax, long_prompt, weights;
+            self => noise, syntax, long_prompt, weights, prompt_2, negative_prompt_2;
             self => original_size, crop, target_size;
             self => negative_original_size, negative_crop, negative_target_size;
             self => aesthetic_score, negative_aesthetic_score;

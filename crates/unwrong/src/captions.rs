@@ -145,6 +145,8 @@ impl Pipeline {
     fn caption_plan(&self, request: &GenerateRequest) -> Result<Plan> {
         let caption = GenerateRequest {
             negative_prompt: None,
+            prompt_2: None,
+            negative_prompt_2: None,
             wrong: None,
             wrong_lora: None,
             loras: Vec::new(),

@@ -72,7 +72,8 @@ pub(crate) fn encode(
         NegativePrompt::Absent => "",
         NegativePrompt::Text(text) => text,
     };
-    let mut texts = [&plan.prompt, negative].map(|text| Text::new(readers, plan, text));
+    let mut texts = [(&*plan.prompt, &plan.prompt_2), (negative, &plan.negative_prompt_2)]
+        .map(|(text, second)| Text::new(readers, plan, text, second.as_deref()));
     let chunks = texts.iter().flat_map(|text| &text.plans).map(|plan| plan.chunks.len()).max();
     for plan in texts.iter_mut().flat_map(|text| &mut text.plans) {
         plan.pad_to(chunks.unwrap_or(1));
@@ -97,8 +98,13 @@ pub(crate) fn warnings(plan: &Plan) -> Vec<String> {
         NegativePrompt::Absent => None,
         NegativePrompt::Text(text) => Some(("negative prompt", text)),
     };
+    let second = [
+        ("second prompt", plan.prompt_2.as_ref()),
+        ("second negative prompt", plan.negative_prompt_2.as_ref()),
+    ];
+    let second = second.into_iter().filter_map(|(name, text)| Some((name, text?)));
     let mut sentences = Vec::new();
-    for (name, text) in std::iter::once(("prompt", &plan.prompt)).chain(negative) {
+    for (name, text) in std::iter::once(("prompt", &plan.prompt)).chain(negative).chain(second) {
         let (prompt, warnings) = Prompt::parse(text, plan.syntax.into());
         sentences.extend(warnings.iter().map(|warning| format!("{name}: {warning}")));
         let dropped = prompt.plan(Encoder::BigG, plan.long_prompt.into()).dropped;
@@ -110,12 +116,20 @@ pub(crate) fn warnings(plan: &Plan) -> Vec<String> {
 }
 
 impl Text {
-    fn new(readers: &[Reader<'_>], plan: &Plan, text: &str) -> Self {
-        let (prompt, _) = Prompt::parse(text, plan.syntax.into());
+    /// `second` is what the second of two encoders reads instead.
+    fn new(readers: &[Reader<'_>], plan: &Plan, text: &str, second: Option<&str>) -> Self {
+        let parse = |text| Prompt::parse(text, plan.syntax.into()).0;
+        let (first, second) = (parse(text), second.map(parse));
+        let of = |index: usize| match &second {
+            Some(second) if index > 0 => second,
+            _ => &first,
+        };
         let long_prompt = plan.long_prompt.into();
+        let plan =
+            |(index, reader): (usize, &Reader<'_>)| of(index).plan(reader.encoder, long_prompt);
         Self {
-            plans: readers.iter().map(|reader| prompt.plan(reader.encoder, long_prompt)).collect(),
-            pooled: prompt.pooled_ids(),
+            plans: readers.iter().enumerate().map(plan).collect(),
+            pooled: of(readers.len().saturating_sub(1)).pooled_ids(),
         }
     }
 }

@@ -24,6 +24,10 @@ pub struct Plan {
     pub prompt: String,
     /// What it should not show.
     pub negative_prompt: NegativePrompt,
+    /// What the second of two text encoders reads in place of the prompt.
+    pub prompt_2: Option<String>,
+    /// What it reads in place of the negative prompt.
+    pub negative_prompt_2: Option<String>,
     /// Seed of this picture.
     pub seed: u64,
     /// Steps of base and refiner together.
@@ -120,6 +124,8 @@ impl Plan {
     pub(crate) fn same_conditioning(&self, other: &Self) -> bool {
         self.prompt == other.prompt
             && self.negative_prompt == other.negative_prompt
+            && self.prompt_2 == other.prompt_2
+            && self.negative_prompt_2 == other.negative_prompt_2
             && self.conditions == other.conditions
             && self.syntax == other.syntax
             && self.long_prompt == other.long_prompt
@@ -163,8 +169,14 @@ impl Plan {
                 prompt: request.prompt.clone(),
                 negative_prompt: match request.full_negative_prompt() {
                     Some(text) => NegativePrompt::Text(text),
+                    // One encoder has something to read: the other reads nothing.
+                    None if request.negative_prompt_2.is_some() => {
+                        NegativePrompt::Text(String::new())
+                    }
                     None => NegativePrompt::Absent,
                 },
+                prompt_2: request.prompt_2.clone(),
+                negative_prompt_2: request.full_negative_prompt_2(),
                 seed,
                 steps: steps as usize,
                 guidance_scale,

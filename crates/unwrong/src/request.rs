@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
-/// Longest accepted prompt in bytes, about 50 chunks of 75 tokens. It fits into every picture
-/// format's metadata.
+/// Longest accepted prompt in bytes, about 50 chunks of 75 tokens. All prompts of a request
+/// together may have twice as many: they fit into every picture format's metadata.
 pub const MAX_PROMPT_BYTES: usize = 16 * 1024;
 
 /// The word the wrong-LoRA is trained on.
@@ -43,6 +43,13 @@ pub struct GenerateRequest {
     /// embeddings of an absent one follow the model's config.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub negative_prompt: Option<String>,
+    /// What the second text encoder reads in place of the prompt; the pooled vector is of it, too.
+    /// The refiner, which has that encoder alone, reads the prompt, as in diffusers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt_2: Option<String>,
+    /// What the second text encoder reads in place of the negative prompt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub negative_prompt_2: Option<String>,
 
     /// Name or path of the model; absent means the default one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -135,7 +142,17 @@ impl GenerateRequest {
     /// The negative prompt with `wrong` in front, if the method is on.
     #[must_use]
     pub fn full_negative_prompt(&self) -> Option<String> {
-        match (self.wrong, self.negative_prompt.as_deref()) {
+        self.with_wrong(self.negative_prompt.as_deref())
+    }
+
+    /// The same for the second text encoder, if it reads another one.
+    #[must_use]
+    pub fn full_negative_prompt_2(&self) -> Option<String> {
+        self.negative_prompt_2.as_deref().and_then(|text| self.with_wrong(Some(text)))
+    }
+
+    fn with_wrong(&self, negative: Option<&str>) -> Option<String> {
+        match (self.wrong, negative) {
             (None, negative) => negative.map(str::to_owned),
             (Some(_), Some(text)) if !text.trim().is_empty() => Some(format!("{WRONG}, {text}")),
             (Some(_), _) => Some(WRONG.to_owned()),
@@ -144,8 +161,21 @@ impl GenerateRequest {
 
     /// Refuses everything that can be refused without a model.
     pub fn check(&self) -> Result<()> {
-        check_text("prompt", &self.prompt)?;
-        check_text("negative_prompt", self.negative_prompt.as_deref().unwrap_or_default())?;
+        let texts = [
+            ("prompt", Some(&self.prompt)),
+            ("negative_prompt", self.negative_prompt.as_ref()),
+            ("prompt_2", self.prompt_2.as_ref()),
+            ("negative_prompt_2", self.negative_prompt_2.as_ref()),
+        ];
+        let mut room = 2 * MAX_PROMPT_BYTES;
+        for (field, text) in texts {
+            let bytes = text.map_or(0, String::len);
+            let limit = room.min(MAX_PROMPT_BYTES);
+            if bytes > limit {
+                return Err(Error::PromptTooLong { field, bytes, limit });
+            }
+            room -= bytes;
+        }
 
         for (field, name) in [
             ("model", &self.model),
@@ -205,13 +235,6 @@ impl GenerateRequest {
 
 /// Largest side or offset that size conditioning accepts.
 const MAX_CONDITION: f64 = 65_536.0;
-
-fn check_text(field: &'static str, text: &str) -> Result<()> {
-    if text.len() > MAX_PROMPT_BYTES {
-        return Err(Error::PromptTooLong { field, bytes: text.len(), limit: MAX_PROMPT_BYTES });
-    }
-    Ok(())
-}
 
 fn check_name(field: &'static str, name: Option<&str>) -> Result<()> {
     if name.is_some_and(|name| name.is_empty() || name.contains('\0')) {

@@ -65,6 +65,12 @@ impl WrongSet {
     /// One request for each picture; picture `k` has the seed of `request` and `k` more.
     pub fn requests(&self, request: &GenerateRequest) -> Result<Vec<GenerateRequest>> {
         self.check()?;
+        if request.prompt_2.is_some() {
+            return Err(Error::Request {
+                problem: "`prompt_2` is given, but the prompts are made of the keywords".to_owned(),
+                hint: Some("leave it out: both text encoders read the same".to_owned()),
+            });
+        }
         let first = request.seed.unwrap_or_else(random_seed);
         let mut requests = Vec::new();
         for _ in 0..self.count {

@@ -173,3 +173,35 @@ fn a_picture_has_the_same_bits_alone_and_among_others() {
         }
     }
 }
+
+#[test]
+fn the_second_encoder_may_read_another_prompt() {
+    let pipeline = pipeline();
+    let pair = |request: &GenerateRequest, part| pipeline.condition(request, part).unwrap();
+    let values = |tensor: &Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    let (one, other) = (request("a red apple"), request("a (boat)1.3"));
+    let both = GenerateRequest {
+        prompt_2: Some(other.prompt.clone()),
+        negative_prompt_2: Some("dull".to_owned()),
+        ..one.clone()
+    };
+    let [alone, second, mixed] = [&one, &other, &both].map(|request| pair(request, Part::Base));
+    let width = 48; // Of the demo's first encoder; its second has 64.
+    let columns = |tensor: &Tensor, from, count| values(&tensor.narrow(2, from, count).unwrap());
+    let embeds = [&alone, &second, &mixed].map(|pair| &pair.positive.prompt_embeds);
+    assert_eq!(columns(embeds[2], 0, width), columns(embeds[0], 0, width));
+    assert_eq!(columns(embeds[2], width, 64), columns(embeds[1], width, 64));
+    assert_eq!(values(&mixed.positive.pooled_embeds), values(&second.positive.pooled_embeds));
+
+    // Without a first negative prompt the first encoder reads the empty text, not zeros.
+    let negative =
+        |text: &str| GenerateRequest { negative_prompt: Some(text.to_owned()), ..one.clone() };
+    let [empty, dull] = [negative(""), negative("dull")].map(|request| pair(&request, Part::Base));
+    let embeds = [&empty, &dull, &mixed].map(|pair| &pair.negative.prompt_embeds);
+    assert_eq!(columns(embeds[2], 0, width), columns(embeds[0], 0, width));
+    assert_eq!(columns(embeds[2], width, 64), columns(embeds[1], width, 64));
+
+    // The refiner has one encoder, which reads the prompt.
+    let [alone, mixed] = [&one, &both].map(|request| pair(request, Part::Refiner));
+    assert_eq!(values(&mixed.positive.prompt_embeds), values(&alone.positive.prompt_embeds));
+}

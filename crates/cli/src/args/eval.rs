@@ -24,6 +24,8 @@ is the model's own; `\\,` is a comma inside a text before `key=`.";
 #[derive(Debug, Args)]
 #[command(mut_arg("seed", |arg| arg.hide(true)))]
 #[command(mut_arg("negative_prompt", |arg| arg.hide(true)))]
+#[command(mut_arg("prompt_2", |arg| arg.hide(true)))]
+#[command(mut_arg("negative_prompt_2", |arg| arg.hide(true)))]
 #[command(mut_arg("wrong", |arg| arg.hide(true)))]
 #[expect(clippy::option_option, reason = "absent, bare and with a number are three things")]
 pub(crate) struct EvalArgs {
@@ -119,6 +121,11 @@ impl EvalArgs {
                 self.sampling.negative_prompt.is_some(),
                 "--negative-prompt",
                 "give it to a variant: `--variant \"mine:negative-prompt=blurry\"`",
+            ),
+            (
+                self.sampling.prompt_2.is_some() || self.sampling.negative_prompt_2.is_some(),
+                "--prompt-2",
+                "both text encoders read the prompts of the file",
             ),
             (
                 self.models.wrong.is_some(),
