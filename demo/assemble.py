@@ -1,4 +1,4 @@
-"""Puts the finished parts into crates/demo/model: assemble.py [--lora NAME]. Prints every file's size."""
+"""Puts the finished parts into crates/demo/model: assemble.py. Prints every file's size."""
 import argparse
 import shutil
 
@@ -12,7 +12,6 @@ LIMIT = 45e6
 
 def main():
     arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--lora", default="wrong-lora")
     arguments.add_argument("--to", default=str(MODEL), help="another folder, to look before it counts")
     arguments = arguments.parse_args()
     target = type(MODEL)(arguments.to)
@@ -21,7 +20,6 @@ def main():
     AutoencoderKL.from_pretrained(WORK / "vae_final").to(torch.float16).save_pretrained(target / "base/vae")
     for part in ("unet", "scheduler"):
         shutil.copytree(WORK / "refiner" / part, target / "refiner" / part, dirs_exist_ok=True)
-    shutil.copy(WORK / f"wrong/{arguments.lora}.safetensors", target / "wrong-lora.safetensors")
     for config in target.rglob("config.json"):  # folder names of the machine that trained say nothing to anyone
         lines = config.read_text().splitlines(keepends=True)
         config.write_text("".join(line for line in lines if '"_name_or_path"' not in line))
