@@ -64,7 +64,7 @@ fn text_tokens(ids: &[u32], encoder: Encoder) -> usize {
     let padding = encoder.padding();
     let padded = ids.iter().rev().take_while(|id| **id == padding).count();
     // The end mark is padding to the first encoder, and before the padding to the second.
-    let end = if padding == END_OF_TEXT { 0 } else { 1 };
+    let end = usize::from(padding != END_OF_TEXT);
     ids.len().saturating_sub(padded + end + 1)
 }
 

@@ -191,7 +191,7 @@ fn every_word_of_the_vocabulary_has_its_id() {
 #[ignore = "searches for ten minutes"]
 fn ids_equal_those_of_the_tokenizers_library_for_ten_minutes() {
     let started = Instant::now();
-    while started.elapsed() < Duration::from_secs(600) {
+    while started.elapsed() < Duration::from_mins(10) {
         let config =
             ProptestConfig { cases: 10_000, failure_persistence: None, ..Default::default() };
         TestRunner::new(config).run(&text(), |text| compare(&text)).unwrap();
