@@ -55,7 +55,7 @@ const MOST_STEPS: usize = 4_000_000;
 /// let wildcards = BTreeMap::from([("fruit".to_owned(), "apple\npear".to_owned())]);
 /// let dynamic = Dynamic::parse("a {red|green} __fruit__", &wildcards)?;
 /// assert_eq!(dynamic.combinations(), 4);
-/// assert_eq!(dynamic.draw(7)?, "a green apple");
+/// assert_eq!(dynamic.draw(7)?, "a red apple");
 /// # Ok::<(), unwrong_prompt::Error>(())
 /// ```
 #[derive(Clone, Debug)]
