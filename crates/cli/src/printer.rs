@@ -8,7 +8,16 @@ use anyhow::{Context as _, Result};
 ///
 /// A reader that has gone away has seen what it wanted: that is no error.
 pub(crate) fn data(line: &str) -> Result<()> {
-    let mut stdout = io::stdout().lock();
+    line_to(&mut io::stdout().lock(), line)
+}
+
+/// Like [`data`], with colours where standard output is a terminal and `NO_COLOR` does not say
+/// otherwise.
+pub(crate) fn styled(text: &str) -> Result<()> {
+    line_to(&mut anstream::stdout().lock(), text)
+}
+
+fn line_to(stdout: &mut dyn io::Write, line: &str) -> Result<()> {
     match writeln!(stdout, "{line}").and_then(|()| stdout.flush()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         result => result.context("cannot write to standard output"),

@@ -2,8 +2,9 @@
 
 use std::fmt::Write as _;
 
+use anstyle::{AnsiColor, Style};
 use anyhow::Result;
-use unwrong_prompt::{Description, END_OF_TEXT, Encoder, Prompt, Tokenizer};
+use unwrong_prompt::{Description, Encoder, EncoderDescription, Prompt, Tokenizer};
 
 use crate::args::TokensArgs;
 use crate::printer;
@@ -19,7 +20,7 @@ pub(crate) fn run(arguments: &TokensArgs) -> Result<()> {
     if arguments.json {
         return printer::data(&serde_json::to_string(&description)?);
     }
-    printer::data(table(&description).trim_end())
+    printer::styled(table(&description).trim_end())
 }
 
 /// For people: weights beside their text, ids beside their words, padding left out.
@@ -28,37 +29,61 @@ fn table(description: &Description) -> String {
     for fragment in &description.fragments {
         let weight = format!("{:.4}", fragment.weight);
         let weight = weight.trim_end_matches('0').trim_end_matches('.');
-        writeln!(table, "{weight:<6}  {}", fragment.text).expect("a String takes every write");
+        let style = style_of(fragment.weight);
+        let text = printer::visible(&fragment.text);
+        writeln!(table, "{style}{weight:<6}  {text}{style:#}").expect("a String takes every write");
     }
-    for (encoder, ids) in Encoder::BOTH.into_iter().zip(&description.encoders) {
-        let name = match encoder {
-            Encoder::ClipL => "text_encoder",
-            Encoder::BigG => "text_encoder_2",
-        };
-        for (number, chunk) in ids.chunks.iter().enumerate() {
-            let text = text_of(chunk);
-            writeln!(
-                table,
-                "\n{name}, chunk {} of {}: {} tokens of text",
-                number + 1,
-                ids.chunks.len(),
-                text.len()
-            )
-            .expect("a String takes every write");
-            let words: Vec<String> = text
-                .iter()
-                .map(|id| format!("{id} {}", Tokenizer::new(encoder).decode(&[*id])))
-                .collect();
-            table.push_str(&words.join("  "));
-            table.push('\n');
-        }
+    for (encoder, described) in Encoder::BOTH.into_iter().zip(&description.encoders) {
+        push_chunks(encoder, described, &mut table);
     }
     table
 }
 
-/// The ids between the start mark and the end mark.
-fn text_of(chunk: &[u32]) -> &[u32] {
-    let text = chunk.get(1..).unwrap_or_default();
-    let end = text.iter().position(|id| *id == END_OF_TEXT).unwrap_or(text.len());
-    &text[..end]
+/// A headline for every chunk, and its words, each with its id.
+fn push_chunks(encoder: Encoder, described: &EncoderDescription, table: &mut String) {
+    let name = match encoder {
+        Encoder::ClipL => "text_encoder",
+        Encoder::BigG => "text_encoder_2",
+    };
+    let bold = Style::new().bold();
+    let chunks = described.chunks.iter().zip(&described.weights).zip(&described.text_tokens);
+    for (n, ((ids, weights), &text_tokens)) in chunks.enumerate() {
+        let (number, count) = (n + 1, described.chunks.len());
+        let words: Vec<String> = ids[1..]
+            .iter()
+            .zip(&weights[1..])
+            .take(text_tokens)
+            .map(|(id, weight)| word(encoder, *id, f64::from(*weight)))
+            .collect();
+        let words = words.join("  ");
+        write!(
+            table,
+            "\n{bold}{name}, chunk {number} of {count}: {text_tokens} tokens of text{bold:#}\n\
+             {words}\n"
+        )
+        .expect("a String takes every write");
+    }
+    if described.dropped > 0 {
+        let style = AnsiColor::Red.on_default();
+        writeln!(table, "{style}cut here: {} tokens are left out{style:#}", described.dropped)
+            .expect("a String takes every write");
+    }
+}
+
+fn word(encoder: Encoder, id: u32, weight: f64) -> String {
+    let style = style_of(weight);
+    let dimmed = Style::new().dimmed();
+    let text = printer::visible(&Tokenizer::new(encoder).decode(&[id]));
+    format!("{dimmed}{id}{dimmed:#} {style}{text}{style:#}")
+}
+
+/// Warm above 1 and cool below it, stronger further away.
+fn style_of(weight: f64) -> Style {
+    match weight {
+        1.3.. => AnsiColor::Red.on_default().bold(),
+        _ if weight > 1.0 => AnsiColor::Yellow.on_default(),
+        _ if weight < 0.7 => AnsiColor::Blue.on_default().bold(),
+        _ if weight < 1.0 => AnsiColor::Cyan.on_default(),
+        _ => Style::new(),
+    }
 }

@@ -1,8 +1,8 @@
-//! What `unwrong tokens --json` shows of a prompt.
+//! What `unwrong tokens` shows of a prompt.
 
 use serde::Serialize;
 
-use crate::encoder::Encoder;
+use crate::encoder::{END_OF_TEXT, Encoder};
 use crate::plan::LongPrompt;
 use crate::prompt::{Fragment, Prompt};
 use crate::warning::Warning;
@@ -19,10 +19,16 @@ pub struct Description {
 }
 
 /// The token ids that one encoder gets.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct EncoderDescription {
     /// 77 ids each.
     pub chunks: Vec<Vec<u32>>,
+    /// The weight of each id.
+    pub weights: Vec<Vec<f32>>,
+    /// How many of the ids are text; one marker is before it.
+    pub text_tokens: Vec<usize>,
+    /// Tokens of text that no chunk holds, because the prompt was cut.
+    pub dropped: usize,
 }
 
 impl Description {
@@ -33,8 +39,12 @@ impl Description {
             .iter()
             .map(|&encoder| {
                 let plan = prompt.plan(encoder, long_prompt);
+                let chunks = plan.chunks.iter();
                 EncoderDescription {
-                    chunks: plan.chunks.iter().map(|chunk| chunk.ids.to_vec()).collect(),
+                    chunks: chunks.clone().map(|chunk| chunk.ids.to_vec()).collect(),
+                    weights: chunks.clone().map(|chunk| chunk.weights.to_vec()).collect(),
+                    text_tokens: chunks.map(|chunk| text_tokens(&chunk.ids, encoder)).collect(),
+                    dropped: plan.dropped,
                 }
             })
             .collect();
@@ -43,5 +53,61 @@ impl Description {
             encoders,
             warnings: warnings.iter().map(ToString::to_string).collect(),
         }
+    }
+}
+
+/// How many ids are between the start mark and the end mark.
+///
+/// An end mark that was written in the prompt counts as text, unless the text ends with it and
+/// it is the padding too.
+fn text_tokens(ids: &[u32], encoder: Encoder) -> usize {
+    let padding = encoder.padding();
+    let padded = ids.iter().rev().take_while(|id| **id == padding).count();
+    // The end mark is padding to the first encoder, and before the padding to the second.
+    let end = usize::from(padding != END_OF_TEXT);
+    ids.len().saturating_sub(padded + end + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::prompt::Syntax;
+
+    fn describe(text: &str, long_prompt: LongPrompt) -> Description {
+        let (prompt, warnings) = Prompt::parse(text, Syntax::Compel);
+        Description::new(&prompt, long_prompt, &warnings)
+    }
+
+    #[test]
+    fn tokens_of_text_are_those_between_the_markers() {
+        for (text, expected) in [
+            ("", [0, 0]),
+            ("a cat", [2, 2]),
+            ("a cat!", [3, 3]),
+            ("a <|endoftext|> cat", [3, 3]),
+            ("a cat <|endoftext|>", [2, 3]),
+        ] {
+            let described = describe(text, LongPrompt::Pad);
+            let found: Vec<_> = described.encoders.iter().map(|one| one.text_tokens[0]).collect();
+            assert_eq!(found, expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_prompt_that_is_cut_says_how_much_is_missing() {
+        let text = "word ".repeat(80);
+        let cut = describe(&text, LongPrompt::Truncate);
+        assert_eq!((cut.encoders[0].dropped, cut.encoders[0].text_tokens[0]), (5, 75));
+        let whole = describe(&text, LongPrompt::Pad);
+        assert_eq!(
+            (whole.encoders[1].dropped, &whole.encoders[1].text_tokens[..]),
+            (0, &[75, 5][..])
+        );
+    }
+
+    #[test]
+    fn weights_stand_beside_their_ids() {
+        let described = describe("a (red)1.5 cat", LongPrompt::Pad);
+        assert_eq!(described.encoders[0].weights[0][..5], [1.0, 1.0, 1.5, 1.0, 1.0]);
     }
 }

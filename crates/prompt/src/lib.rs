@@ -20,14 +20,18 @@
 
 mod compel;
 mod description;
+mod dynamic;
 mod encoder;
+mod error;
 mod plan;
 mod prompt;
 mod tokenizer;
 mod warning;
 
 pub use description::{Description, EncoderDescription};
+pub use dynamic::{Dynamic, Wildcards};
 pub use encoder::{CHUNK_TOKENS, END_OF_TEXT, Encoder, START_OF_TEXT};
+pub use error::{Error, Place, Result};
 pub use plan::{Chunk, EncodePlan, LongPrompt, Variant};
 pub use prompt::{Fragment, Prompt, Syntax};
 pub use tokenizer::Tokenizer;

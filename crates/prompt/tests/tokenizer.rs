@@ -6,10 +6,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::LazyLock;
+use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
 use serde_json::{Value, json};
-use unwrong_prompt::{Encoder, Tokenizer};
+use unwrong_prompt::{Encoder, LongPrompt, Prompt, Syntax, Tokenizer};
 
 static ORACLES: LazyLock<[tokenizers::Tokenizer; 2]> = LazyLock::new(|| Encoder::BOTH.map(oracle));
 
@@ -61,24 +63,82 @@ fn ids_of_oracle(encoder: usize, text: &str) -> Vec<u32> {
     ORACLES[encoder].encode(text, false).unwrap().get_ids().to_vec()
 }
 
-/// Words of many scripts, marks, controls and the tokens themselves.
+/// Words of many scripts, marks, controls, whole and broken tokens.
 fn text() -> impl Strategy<Value = String> {
-    let part = prop_oneof![
-        "[ -~]{0,12}",
-        "[a-z]{1,24}",
-        "[À-ɏ\u{300}-\u{36f}Α-ԯ]{1,6}",
-        "[ぁ-ヿ一-鿿가-힣]{1,6}",
-        "[\u{600}-\u{6ff}\u{900}-\u{dff}]{1,6}",
-        "[\u{2000}-\u{206f}\u{1f300}-\u{1faff}]{1,4}",
-        "[0-9½Ⅷ٣]{1,5}",
-        Just("<|endoftext|>".to_owned()),
-        Just("<|StartOfText|>".to_owned()),
-        Just("!".to_owned()),
-        Just("'LL".to_owned()),
-        Just(" \t\u{a0}\n".to_owned()),
-        any::<String>(),
+    let pieces = vec![
+        "<|endoftext|>",
+        "<|StartOfText|>",
+        "<|ENDOFTEXT|>",
+        "<|startoftext|>",
+        "<|",
+        "|>",
+        "<|endoftext|",
+        "<|endoftext|>\u{338}",
+        "<|startoftext|>\u{338}",
+        "!",
+        "!\u{301}",
+        "!!!",
+        "'LL",
+        "'s",
+        "'t",
+        "'re",
+        "'VE",
+        "'\u{17f}",
+        "\u{2019}s",
+        "''d",
+        " \t\u{a0}\n",
+        "\u{200b}",
+        "\u{200d}",
+        "\u{feff}",
+        "\u{0}",
+        "\u{1b}[31m",
+        "\u{1c}\u{85}\u{2028}\u{3000}",
+        "\u{ad}",
+        // A family, a flag, a flag by tags, a keycap, a hand with a tone of skin.
+        "👩\u{200d}👩\u{200d}👧",
+        "🇫🇮",
+        "🏴\u{e0067}\u{e0062}\u{e007f}",
+        "1\u{fe0f}\u{20e3}",
+        "👋🏽",
+        // What composing and lower case change in unlike ways.
+        "e\u{301}",
+        "\u{1100}\u{1161}\u{11a8}",
+        "\u{130}",
+        "ΣΑΣ",
+        "\u{212a}",
+        "\u{1e9e}",
+        "ﬁ",
+        "\u{344}",
+        "\u{202e}עברית\u{202c}",
+        "مرحبا",
+        "&amp;",
+        "_",
+        "foo_bar",
+        "½Ⅷ٣",
+        "don't",
     ];
-    prop::collection::vec(part, 0..8).prop_map(|parts| parts.concat())
+    let part = prop_oneof![
+        6 => prop::sample::select(pieces).prop_map(str::to_owned),
+        1 => "[ -~]{0,12}",
+        1 => "[a-z]{1,24}",
+        1 => "[A-Za-z']{1,9}",
+        1 => "[À-ɏ\u{300}-\u{36f}Α-ԯ]{1,6}",
+        1 => "[ぁ-ヿ一-鿿가-힣]{1,6}",
+        1 => "[\u{600}-\u{6ff}\u{900}-\u{dff}]{1,6}",
+        1 => "[\u{2000}-\u{206f}\u{1f300}-\u{1faff}]{1,4}",
+        1 => "[0-9½Ⅷ٣]{1,5}",
+        1 => any::<String>(),
+    ];
+    prop::collection::vec(part, 0..12).prop_map(|parts| parts.concat())
+}
+
+/// Fails unless both encoders' ids are the library's.
+fn compare(text: &str) -> Result<(), TestCaseError> {
+    for (n, encoder) in Encoder::BOTH.into_iter().enumerate() {
+        let (ids, expected) = (Tokenizer::new(encoder).encode(text), ids_of_oracle(n, text));
+        prop_assert_eq!(ids, expected, "{:?}, {:?}", text, encoder);
+    }
+    Ok(())
 }
 
 proptest! {
@@ -86,9 +146,7 @@ proptest! {
 
     #[test]
     fn ids_equal_those_of_the_tokenizers_library(text in text()) {
-        for (n, encoder) in Encoder::BOTH.into_iter().enumerate() {
-            prop_assert_eq!(Tokenizer::new(encoder).encode(&text), ids_of_oracle(n, &text));
-        }
+        compare(&text)?;
     }
 
     #[test]
@@ -130,14 +188,69 @@ fn every_word_of_the_vocabulary_has_its_id() {
 }
 
 #[test]
-fn accents_contractions_digits_and_marks_are_kept() {
-    let ids = |text| Tokenizer::new(Encoder::ClipL).encode(text);
+#[ignore = "searches for ten minutes"]
+fn ids_equal_those_of_the_tokenizers_library_for_ten_minutes() {
+    let started = Instant::now();
+    while started.elapsed() < Duration::from_mins(10) {
+        let config =
+            ProptestConfig { cases: 10_000, failure_persistence: None, ..Default::default() };
+        TestRunner::new(config).run(&text(), |text| compare(&text)).unwrap();
+    }
+}
+
+#[test]
+fn long_text_has_the_ids_of_the_tokenizers_library() {
+    let words = "a Well-known RÉSUMÉ, isn't it? 日本 👋🏽 ".repeat(1_250);
+    assert!(words.split_whitespace().count() >= 8_750);
+    for text in
+        [words, "a".repeat(3_000), "ab".repeat(1_500), "!?".repeat(1_500), "é".repeat(1_500)]
+    {
+        compare(&text).unwrap();
+    }
+}
+
+fn ids(text: &str) -> Vec<u32> {
+    Tokenizer::new(Encoder::ClipL).encode(text)
+}
+
+#[test]
+fn a_word_keeps_its_accents() {
     assert_eq!(ids("résumé"), [29106, 7054, 4166]);
+    assert_eq!(ids("re\u{301}sume\u{301}"), ids("résumé"));
+    assert_ne!(ids("resume"), ids("résumé"));
+}
+
+#[test]
+fn a_contraction_stays_one_token() {
     assert_eq!(ids("You should've done this"), [592, 1535, 1200, 1700, 589]);
-    assert_eq!(ids("1233"), ids("12 33"));
+}
+
+#[test]
+fn an_underscore_between_words_is_kept() {
     assert_eq!(ids("foo_bar"), [23435, 318, 2411]);
+}
+
+#[test]
+fn digits_are_tokens_of_their_own_with_or_without_spaces() {
+    assert_eq!(ids("1233"), ids("12 33"));
+    assert_eq!(ids("1233").len(), 4);
+}
+
+#[test]
+fn an_html_entity_stays_as_it_is_written() {
     assert_eq!(ids("&amp;"), [261, 6259, 282]);
-    assert!(ids("").is_empty());
+}
+
+#[test]
+fn an_empty_prompt_is_two_markers_and_the_padding_of_its_encoder() {
+    for (encoder, padding) in [(Encoder::ClipL, 49_407), (Encoder::BigG, 0)] {
+        let (prompt, _) = Prompt::parse("", Syntax::Compel);
+        let plan = prompt.plan(encoder, LongPrompt::Pad);
+        let [chunk] = &plan.chunks[..] else { panic!("one chunk expected") };
+        assert_eq!(chunk.ids[..2], [49_406, 49_407]);
+        assert!(chunk.ids[2..].iter().all(|id| *id == padding));
+        assert!(Tokenizer::new(encoder).encode("").is_empty());
+    }
 }
 
 #[test]

@@ -36,6 +36,7 @@ pub mod sampler;
 pub mod schedule;
 mod together;
 pub mod training;
+pub mod wildcards;
 pub mod wrongs;
 
 pub use catalog::Catalog;

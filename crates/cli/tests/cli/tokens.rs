@@ -1,6 +1,6 @@
 //! `unwrong tokens`.
 
-use crate::unwrong;
+use crate::{command, unwrong};
 
 #[test]
 fn fragments_and_ids_of_a_prompt_are_shown() {
@@ -39,4 +39,68 @@ fn plain_syntax_leaves_everything_text() {
     let folder = tempfile::tempdir().unwrap();
     let run = unwrong(folder.path(), &["tokens", "--syntax", "plain", "flat++"]).done();
     assert!(run.stdout.starts_with("weight  text\n1       flat++\n"), "{}", run.stdout);
+}
+
+#[test]
+fn a_long_prompt_shows_its_chunks_and_what_is_cut() {
+    let folder = tempfile::tempdir().unwrap();
+    let prompt = "word ".repeat(80);
+    let run = unwrong(folder.path(), &["tokens", &prompt]).done();
+    assert!(
+        run.stdout.contains("text_encoder, chunk 1 of 2: 75 tokens of text\n"),
+        "{}",
+        run.stdout
+    );
+    assert!(
+        run.stdout.contains("text_encoder_2, chunk 2 of 2: 5 tokens of text\n"),
+        "{}",
+        run.stdout
+    );
+    let run = unwrong(folder.path(), &["tokens", "--long-prompt", "truncate", &prompt]).done();
+    assert_eq!(run.stdout.matches("cut here: 5 tokens are left out").count(), 2, "{}", run.stdout);
+}
+
+#[test]
+fn unbalanced_brackets_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = unwrong(folder.path(), &["tokens", "a ((red apple)++"]).done();
+    assert!(run.stderr.starts_with("warning: `((red` stays text"), "{}", run.stderr);
+}
+
+#[test]
+fn a_prompt_cannot_steer_the_terminal() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = unwrong(folder.path(), &["tokens", "a \u{1b}[31mred"]).done();
+    assert!(!run.stdout.contains('\u{1b}') && run.stdout.contains("\\u{1b}"), "{}", run.stdout);
+}
+
+#[test]
+fn colours_are_for_terminals_that_want_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let colours = |variables: &[(&str, &str)]| {
+        let mut command = command(folder.path(), &["tokens", "a (warm)1.5 (cool)0.5"]);
+        for name in ["NO_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "TERM"] {
+            command.env_remove(name);
+        }
+        let output = command.envs(variables.iter().copied()).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert!(!colours(&[]).contains('\u{1b}'));
+    let forced = colours(&[("CLICOLOR_FORCE", "1")]);
+    assert!(forced.contains("\u{1b}[1m\u{1b}[31m1.5     warm\u{1b}[0m"), "{forced:?}");
+    assert!(forced.contains("\u{1b}[1m\u{1b}[34m0.5     cool\u{1b}[0m"), "{forced:?}");
+    assert!(!colours(&[("NO_COLOR", "1")]).contains('\u{1b}'));
+}
+
+#[test]
+fn json_has_the_weight_of_every_id_and_what_was_cut() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = unwrong(folder.path(), &["tokens", "--json", "a (red)1.5 apple"]).done();
+    let json: serde_json::Value = serde_json::from_str(&run.stdout).unwrap();
+    let encoder = &json["encoders"][0];
+    assert_eq!(encoder["weights"][0][2], 1.5);
+    assert_eq!(
+        (encoder["text_tokens"][0].as_u64(), encoder["dropped"].as_u64()),
+        (Some(3), Some(0))
+    );
 }
