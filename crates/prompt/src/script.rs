@@ -37,6 +37,8 @@ pub struct Script {
 /// A1111 1.10.1, `modules/sd_samplers_cfg_denoiser.py`, `combine_denoised`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Part {
+    /// What was written for this part, schedules and all, without networks and the weight.
+    pub source: String,
     /// 1 is neutral.
     pub weight: f64,
     /// In the order of steps, one at least; the last one is until the last step.
@@ -120,7 +122,7 @@ impl Script {
     #[expect(clippy::float_cmp, reason = "the weight that was not written")]
     pub fn single_prompt(&self) -> Option<&Prompt> {
         match &*self.parts {
-            [Part { weight, prompts }] if *weight == 1.0 && prompts.len() == 1 => {
+            [Part { weight, prompts, .. }] if *weight == 1.0 && prompts.len() == 1 => {
                 Some(&prompts[0].prompt)
             }
             _ => None,
@@ -130,7 +132,8 @@ impl Script {
     fn single(text: &str, syntax: Syntax, steps: Steps) -> (Self, Vec<Warning>) {
         let (prompt, warnings) = Prompt::parse(text, syntax);
         let prompts = vec![ScheduledPrompt { until: steps.count.max(1), prompt }];
-        (Self { loras: Vec::new(), parts: vec![Part { weight: 1.0, prompts }] }, warnings)
+        let part = Part { source: text.to_owned(), weight: 1.0, prompts };
+        (Self { loras: Vec::new(), parts: vec![part] }, warnings)
     }
 }
 
@@ -154,7 +157,8 @@ impl Part {
             }
             ScheduledPrompt { until, prompt }
         });
-        Self { weight, prompts: prompts.collect() }
+        let prompts = prompts.collect();
+        Self { source: text.to_owned(), weight, prompts }
     }
 
     /// The prompt for a step, counted from 1; steps after the last are the last.
