@@ -29,11 +29,9 @@ mod reader;
 pub(crate) use print::print;
 use reader::{Event, Reader};
 
-use crate::prompt::Fragment;
-use crate::warning::{Warning, excerpt};
-
-/// Above this, features overflow; compel fails or computes with infinities.
-const WEIGHT_LIMIT: f64 = 1e6;
+use crate::prompt::{Fragment, WEIGHT_LIMIT};
+use crate::python::is_space as is_python_space;
+use crate::warning::{MOST_WARNINGS, Warning, excerpt};
 
 /// The fragments of `text`, one at least, and what may surprise in them.
 pub(crate) fn parse(text: &str) -> (Vec<Fragment>, Vec<Warning>) {
@@ -49,7 +47,7 @@ pub(crate) fn parse(text: &str) -> (Vec<Fragment>, Vec<Warning>) {
     let too_heavy = fragments.iter_mut().filter(|fragment| fragment.weight > WEIGHT_LIMIT);
     for (n, fragment) in too_heavy.enumerate() {
         fragment.weight = WEIGHT_LIMIT;
-        if n < hints::MOST_WARNINGS {
+        if n < MOST_WARNINGS {
             warnings.push(Warning::WeightLimited { text: excerpt(&fragment.text) });
         }
     }
@@ -76,11 +74,6 @@ fn space_after_commas(text: &str) -> String {
         }
     }
     result
-}
-
-/// What Python's `str.strip` and `\s` take for white space.
-fn is_python_space(character: char) -> bool {
-    character.is_whitespace() || matches!(character, '\x1c'..='\x1f')
 }
 
 /// Every text with the product of the weights around it, outermost first.

@@ -15,9 +15,15 @@
 //! assert_eq!(plan.chunks.len(), 1);
 //! ```
 //!
-//! Syntax, ids and formulas follow compel 2.5.1 (`CompelForSDXL`) and transformers 5.24; every
-//! stage is compared with them in `tests/` and by `parity/check_plan.py`.
+//! Text in A1111's syntax may also name LoRAs, have several parts, and change from step to
+//! step: a [`Script`] holds these, and a [`Prompt`] for each part and span of steps.
+//!
+//! Syntax, ids and formulas follow compel 2.5.1 (`CompelForSDXL`) and transformers 5.24, or
+//! A1111 1.10.1, or ComfyUI at a125cd8; every stage is compared with them in `tests/`, and the
+//! first also by `parity/check_plan.py`.
 
+mod a1111;
+mod comfy;
 mod compel;
 mod description;
 mod dynamic;
@@ -25,14 +31,18 @@ mod encoder;
 mod error;
 mod plan;
 mod prompt;
+mod python;
+mod script;
 mod tokenizer;
 mod warning;
 
+pub use a1111::{Emphasis, LoraTag};
 pub use description::{Description, EncoderDescription};
 pub use dynamic::{Dynamic, Wildcards};
 pub use encoder::{CHUNK_TOKENS, END_OF_TEXT, Encoder, START_OF_TEXT};
 pub use error::{Error, Place, Result};
-pub use plan::{Chunk, EncodePlan, LongPrompt, Variant};
+pub use plan::{Chunk, EncodePlan, LongPrompt, Variant, Weighting};
 pub use prompt::{Fragment, Prompt, Syntax};
+pub use script::{Part, ScheduledPrompt, Script, Steps, SwitchTime};
 pub use tokenizer::Tokenizer;
 pub use warning::Warning;

@@ -1,23 +1,26 @@
 //! What to run through an encoder, and how to join the results.
 //!
-//! Stage 3 of the flow, from fragments to chunks of 77 tokens. Formulas and quirks are those
-//! of compel 2.5.1, `embeddings_provider.py`, `EmbeddingsProvider` with the arguments of
-//! `CompelForSDXL`.
+//! Stage 3 of the flow, from fragments to chunks of 77 tokens. Formulas and quirks of the plan
+//! made here are those of compel 2.5.1, `embeddings_provider.py`, `EmbeddingsProvider` with the
+//! arguments of `CompelForSDXL`; `a1111` and `comfy` make theirs.
 
 use std::f64::consts::FRAC_PI_2;
 use std::ops::Range;
 
+use crate::a1111;
+use crate::comfy;
 use crate::encoder::{CHUNK_TOKENS, END_OF_TEXT, Encoder, START_OF_TEXT};
-use crate::prompt::Fragment;
+use crate::prompt::{Fragment, Syntax};
 use crate::tokenizer::{Tokenizer, ends_word, single_character_word};
 
 /// Tokens of text in a chunk, between the two markers.
-const TEXT_TOKENS: usize = CHUNK_TOKENS - 2;
+pub(crate) const TEXT_TOKENS: usize = CHUNK_TOKENS - 2;
 
 /// What happens to a prompt of more than 75 tokens.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum LongPrompt {
-    /// It takes as many chunks as it needs, cut after a sentence, else a phrase, else a word.
+    /// It takes as many chunks as it needs. Compel and plain prompts are cut after a sentence,
+    /// else a phrase, else a word; A1111 and ComfyUI have rules of their own.
     #[default]
     Pad,
     /// The rest is dropped.
@@ -33,10 +36,11 @@ pub enum LongPrompt {
 /// ```text
 /// for each chunk:
 ///     z = Σ over variants: share · encode(chunk.ids, all but variant.masked)
-///     features[t] = z[t]                                          where weights[t] = 1
-///                 = empty[t] + weights[t] · (z[t] − empty[t])     elsewhere
+///     features = weighted(z), as chunk.weighting says
 /// result = the chunks' features, one after the other: [77 n, D]
 /// ```
+///
+/// A chunk whose weights are all 1 has `features = z` whatever its [`Weighting`].
 ///
 /// Compel instead runs the whole prompt once more for each fragment *i* of weight w < 1, with
 /// that fragment masked, and blends the runs with λ₀ = 1 for the plain one and
@@ -54,6 +58,32 @@ pub struct EncodePlan {
     pub dropped: usize,
 }
 
+/// How the weights of tokens enter a chunk's features.
+///
+/// With `z` and `empty` as in [`EncodePlan`] and `mean` over all 77·D numbers of a chunk:
+///
+/// | | `features[t]` | |
+/// |---|---|---|
+/// | `Interpolate` | `empty[t] + weights[t] · (z[t] − empty[t])` | compel, ComfyUI |
+/// | `Scale` | `weights[t] · z[t]` | A1111's "No norm" |
+/// | `ScaleKeepMean` | `weights[t] · z[t] · mean(z) / mean(weights · z)` | A1111's "Original" |
+///
+/// `Interpolate` leaves a token of weight 1 as it is. Compel 2.5.1, `embeddings_provider.py`;
+/// ComfyUI at a125cd8, `comfy/sd1_clip.py`, `encode_token_weights`; A1111 1.10.1,
+/// `modules/sd_emphasis.py`. The means of SDXL's features are near zero, so their quotient may
+/// be anything: A1111#14874 added "No norm" for this reason.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Weighting {
+    /// Away from the features of the empty chunk, or towards them.
+    #[default]
+    Interpolate,
+    /// Features times weight.
+    Scale,
+    /// Features times weight, then all of them times one number that restores their mean.
+    ScaleKeepMean,
+}
+
 /// 77 tokens that go through the encoder together.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Chunk {
@@ -61,6 +91,8 @@ pub struct Chunk {
     pub ids: [u32; CHUNK_TOKENS],
     /// The weight of each token's features; 1 for markers and padding.
     pub weights: [f32; CHUNK_TOKENS],
+    /// What the weights do, the same in all chunks of a plan.
+    pub weighting: Weighting,
     /// One at least, the first without a mask.
     pub variants: Vec<Variant>,
 }
@@ -78,27 +110,69 @@ impl Chunk {
     /// Whether the encoder's output is the result as it is.
     #[must_use]
     pub fn is_plain(&self) -> bool {
-        self.variants.len() == 1 && !self.needs_empty()
+        self.variants.len() == 1 && !self.is_weighted()
     }
 
     /// Whether a weight needs the features of the empty chunk.
     #[must_use]
-    #[expect(clippy::float_cmp, reason = "compel leaves a token alone when its weight is 1")]
     pub fn needs_empty(&self) -> bool {
+        self.weighting == Weighting::Interpolate && self.is_weighted()
+    }
+
+    /// Whether a weight is not 1.
+    #[must_use]
+    #[expect(clippy::float_cmp, reason = "a token is left alone when its weight is 1")]
+    pub fn is_weighted(&self) -> bool {
         self.weights.iter().any(|&weight| weight != 1.0)
     }
 
-    fn empty(encoder: Encoder) -> Self {
+    /// At most 75 tokens with their weights, between the markers.
+    pub(crate) fn framed(encoder: Encoder, text: &[(u32, f32)], weighting: Weighting) -> Self {
+        let (ids, weights): (Vec<u32>, Vec<f32>) = text.iter().copied().unzip();
+        let mut chunk = Self { ids: encoder.frame(&ids), ..Self::empty(encoder, weighting) };
+        chunk.weights[1..=weights.len()].copy_from_slice(&weights);
+        chunk
+    }
+
+    fn empty(encoder: Encoder, weighting: Weighting) -> Self {
         Self {
             ids: encoder.empty_ids(),
             weights: [1.0; CHUNK_TOKENS],
+            weighting,
             variants: vec![Variant { masked: 0..0, share: 1.0 }],
         }
     }
 }
 
 impl EncodePlan {
-    pub(crate) fn new(fragments: &[Fragment], encoder: Encoder, long_prompt: LongPrompt) -> Self {
+    pub(crate) fn new(
+        fragments: &[Fragment],
+        syntax: Syntax,
+        encoder: Encoder,
+        long_prompt: LongPrompt,
+    ) -> Self {
+        match syntax {
+            Syntax::Compel | Syntax::Plain => Self::compel(fragments, encoder, long_prompt),
+            Syntax::A1111 { emphasis } => {
+                Self::of(a1111::chunks(fragments, emphasis, encoder), encoder, long_prompt)
+            }
+            Syntax::Comfy => Self::of(comfy::chunks(fragments, encoder), encoder, long_prompt),
+        }
+    }
+
+    /// All of `chunks`, or the first.
+    fn of(mut chunks: Vec<Chunk>, encoder: Encoder, long_prompt: LongPrompt) -> Self {
+        let mut dropped = 0;
+        if long_prompt == LongPrompt::Truncate {
+            let text = |chunk: &Chunk| {
+                chunk.ids.iter().skip(1).take_while(|&&id| id != END_OF_TEXT).count()
+            };
+            dropped = chunks.drain(1..).map(|chunk| text(&chunk)).sum();
+        }
+        Self { encoder, chunks, dropped }
+    }
+
+    fn compel(fragments: &[Fragment], encoder: Encoder, long_prompt: LongPrompt) -> Self {
         let tokenizer = Tokenizer::new(encoder);
         let mut pieces: Vec<Vec<u32>> =
             fragments.iter().map(|fragment| tokenizer.encode(&fragment.text)).collect();
@@ -124,7 +198,8 @@ impl EncodePlan {
             (text, ids) = ids.split_at(length);
             (text_weights, weights) = weights.split_at(length);
             places.extend((chunks.len() * CHUNK_TOKENS + 1..).take(length));
-            let mut chunk = Chunk { ids: encoder.frame(text), ..Chunk::empty(encoder) };
+            let mut chunk =
+                Chunk { ids: encoder.frame(text), ..Chunk::empty(encoder, Weighting::Interpolate) };
             chunk.weights[1..=length].copy_from_slice(text_weights);
             chunks.push(chunk);
             if ids.is_empty() || long_prompt == LongPrompt::Truncate {
@@ -142,7 +217,8 @@ impl EncodePlan {
     /// get the same length. Never shortens.
     pub fn pad_to(&mut self, chunks: usize) {
         if chunks > self.chunks.len() {
-            self.chunks.resize(chunks, Chunk::empty(self.encoder));
+            let weighting = self.chunks[0].weighting;
+            self.chunks.resize(chunks, Chunk::empty(self.encoder, weighting));
         }
     }
 

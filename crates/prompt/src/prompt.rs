@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::Serialize;
 
+use crate::a1111::{self, Emphasis};
+use crate::comfy;
 use crate::compel;
 use crate::encoder::{CHUNK_TOKENS, Encoder};
 use crate::plan::{EncodePlan, LongPrompt, pooled_ids};
@@ -18,20 +20,33 @@ pub enum Syntax {
     Compel,
     /// No weights: every character is text.
     Plain,
+    /// `(word)`, `(some words:1.3)`, `[word]` and `BREAK`, as A1111 reads them. What stands
+    /// above weights there, schedules, `AND` and LoRAs, is read by [`crate::Script`].
+    A1111 {
+        /// What the weights do.
+        emphasis: Emphasis,
+    },
+    /// `(word)` and `(some words:1.3)`, as ComfyUI reads them.
+    Comfy,
 }
+
+/// Above this, features overflow; compel fails or computes with infinities.
+pub(crate) const WEIGHT_LIMIT: f64 = 1e6;
 
 /// Text that shares one weight.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Fragment {
     /// The words, without the syntax around them.
     pub text: String,
-    /// 1 is neutral; see [`EncodePlan`] for what other values do.
+    /// 1 is neutral; see [`EncodePlan`] for what other values do. In A1111's syntax, the text
+    /// `BREAK` with weight −1 ends a chunk.
     pub weight: f64,
 }
 
 /// A parsed prompt.
 ///
-/// Neighbouring fragments have different weights, and there is always one fragment at least.
+/// Neighbouring fragments have different weights, except in ComfyUI's syntax, which cuts chunks
+/// between them. There is always one fragment at least.
 /// Printing gives text that parses to the same fragments.
 #[derive(Clone, Debug)]
 pub struct Prompt {
@@ -47,7 +62,11 @@ impl Prompt {
     pub fn parse(text: &str, syntax: Syntax) -> (Self, Vec<Warning>) {
         let (fragments, warnings) = match syntax {
             Syntax::Compel => compel::parse(text),
-            Syntax::Plain => (vec![Fragment { text: text.to_owned(), weight: 1.0 }], Vec::new()),
+            Syntax::Plain | Syntax::A1111 { emphasis: Emphasis::Literal } => {
+                (vec![Fragment { text: text.to_owned(), weight: 1.0 }], Vec::new())
+            }
+            Syntax::A1111 { .. } => a1111::parse(text),
+            Syntax::Comfy => comfy::parse(text),
         };
         (Self { source: text.to_owned(), syntax, fragments }, warnings)
     }
@@ -67,14 +86,21 @@ impl Prompt {
     /// What to run through `encoder` for the per-token features of this prompt.
     #[must_use]
     pub fn plan(&self, encoder: Encoder, long_prompt: LongPrompt) -> EncodePlan {
-        EncodePlan::new(&self.fragments, encoder, long_prompt)
+        EncodePlan::new(&self.fragments, self.syntax, encoder, long_prompt)
     }
 
-    /// What to run through the second encoder for the pooled features: the source as written,
-    /// syntax and all, cut after 75 tokens. That is what compel does.
+    /// What to run through the second encoder for the pooled features, which have no weights.
+    ///
+    /// For compel and plain prompts, the source as written, syntax and all, cut after 75
+    /// tokens; that is what compel does. For A1111 and ComfyUI, the first chunk.
     #[must_use]
     pub fn pooled_ids(&self) -> [u32; CHUNK_TOKENS] {
-        pooled_ids(&self.source)
+        match self.syntax {
+            Syntax::Compel | Syntax::Plain => pooled_ids(&self.source),
+            Syntax::A1111 { .. } | Syntax::Comfy => {
+                self.plan(Encoder::BigG, LongPrompt::Pad).chunks[0].ids
+            }
+        }
     }
 }
 

@@ -23,7 +23,43 @@ pub enum Warning {
         /// The words that have this weight.
         text: String,
     },
+    /// A bracket without its partner.
+    Unbalanced {
+        /// The text from it on, or up to it.
+        found: String,
+        /// What comes of it.
+        effect: &'static str,
+    },
+    /// Something that looks like syntax but stays text.
+    Unread {
+        /// What was written.
+        found: String,
+        /// Why it could not be read.
+        reason: &'static str,
+    },
+    /// Syntax that was taken out of the prompt and has no effect.
+    LeftOut {
+        /// What was written.
+        found: String,
+        /// Why it has no effect.
+        reason: &'static str,
+    },
+    /// A schedule whose switch lies before the first step or after the last.
+    NeverSwitches {
+        /// What was written.
+        found: String,
+        /// How many steps there are.
+        steps: usize,
+    },
+    /// A number at the end of a prompt that is read as the weight of all of it.
+    WeightOfAll {
+        /// The end of the prompt, with its colon.
+        found: String,
+    },
 }
+
+/// More than this many warnings of a kind would bury what matters.
+pub(crate) const MOST_WARNINGS: usize = 8;
 
 /// Characters of the prompt that a warning shows at most.
 const MOST_CHARACTERS: usize = 60;
@@ -52,6 +88,18 @@ impl fmt::Display for Warning {
                 write!(
                     formatter,
                     "the weight of `{text}` is above the limit of 1000000, which is used"
+                )
+            }
+            Self::Unbalanced { found, effect } => write!(formatter, "`{found}` {effect}"),
+            Self::Unread { found, reason } => write!(formatter, "`{found}` stays text: {reason}"),
+            Self::LeftOut { found, reason } => write!(formatter, "`{found}` is left out: {reason}"),
+            Self::NeverSwitches { found, steps } => {
+                write!(formatter, "`{found}` does not switch between step 1 and step {steps}")
+            }
+            Self::WeightOfAll { found } => {
+                write!(
+                    formatter,
+                    "`{found}` at the end is the weight of the whole prompt; write `{found}.` to keep it as text"
                 )
             }
         }

@@ -3,10 +3,7 @@
 use std::collections::HashSet;
 
 use super::reader::Event;
-use crate::warning::{Warning, excerpt};
-
-/// More than this many warnings of a kind would bury what matters.
-pub(super) const MOST_WARNINGS: usize = 8;
+use crate::warning::{MOST_WARNINGS, Warning, excerpt};
 
 /// Operators that compel has and we do not, with what they do.
 const OPERATORS: [(&str, &str); 6] = [

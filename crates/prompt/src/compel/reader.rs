@@ -93,7 +93,7 @@ impl<'a> Reader<'a> {
         let Some(content) = self.cursor.quotation() else { return false };
         let event = self.events.len();
         self.events.push(Event::Open(1.0));
-        if content.trim_matches(super::is_python_space).is_empty() {
+        if content.trim_matches(crate::python::is_space).is_empty() {
             self.events.push(Event::Text(String::new()));
         } else {
             // Quotes inside can only be text.

@@ -1,0 +1,48 @@
+//! The syntax of A1111 (AUTOMATIC1111 stable-diffusion-webui) and its copies.
+//!
+//! Stage 2 of the flow. In the order in which a prompt is read: extra networks are taken out
+//! ([`networks`]), `AND` splits it ([`parts`]), schedules give a text for every step
+//! ([`schedule`]), brackets give weights ([`attention`]), and the fragments are put into
+//! chunks ([`chunks`]).
+//!
+//! Reference: A1111 1.10.1, `modules/extra_networks.py`, `prompt_parser.py`, `sd_emphasis.py`
+//! and `sd_hijack_clip.py`, compared in `tests/a1111.rs`.
+
+mod attention;
+mod chunks;
+mod networks;
+mod parts;
+mod schedule;
+mod weights;
+
+pub(crate) use attention::parse;
+pub(crate) use chunks::chunks;
+pub use networks::LoraTag;
+pub(crate) use networks::take_out;
+pub(crate) use parts::split;
+pub(crate) use schedule::read as read_schedule;
+
+use crate::plan::Weighting;
+
+/// What weights in brackets do, as A1111's setting "Emphasis mode" says it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Emphasis {
+    /// "None": brackets and `BREAK` are text.
+    Literal,
+    /// "Ignore": brackets are read and their weights are not used.
+    Ignore,
+    /// "Original": [`Weighting::ScaleKeepMean`]. The default there, and unstable with SDXL.
+    Original,
+    /// "No norm": [`Weighting::Scale`].
+    #[default]
+    NoNorm,
+}
+
+impl Emphasis {
+    pub(crate) fn weighting(self) -> Weighting {
+        match self {
+            Self::Original => Weighting::ScaleKeepMean,
+            Self::Literal | Self::Ignore | Self::NoNorm => Weighting::Scale,
+        }
+    }
+}
