@@ -19,6 +19,8 @@
 //! stage is compared with them in `tests/` and by `parity/check_plan.py`.
 
 mod compel;
+mod conjunction;
+mod conjunction_plan;
 mod description;
 mod encoder;
 mod plan;
@@ -26,7 +28,9 @@ mod prompt;
 mod tokenizer;
 mod warning;
 
-pub use description::{Description, EncoderDescription};
+pub use conjunction::{Blend, Blended, Conjunction, LoraWeight, Part};
+pub use conjunction_plan::{ConjunctionPlan, PartPlan, SharedPlan};
+pub use description::{Description, EncoderDescription, PartDescription, PromptDescription};
 pub use encoder::{CHUNK_TOKENS, END_OF_TEXT, Encoder, START_OF_TEXT};
 pub use plan::{Chunk, EncodePlan, LongPrompt, Variant};
 pub use prompt::{Fragment, Prompt, Syntax};
