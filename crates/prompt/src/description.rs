@@ -2,16 +2,23 @@
 
 use serde::Serialize;
 
+use crate::conjunction::{Conjunction, LoraWeight, Part};
 use crate::encoder::{END_OF_TEXT, Encoder};
 use crate::plan::LongPrompt;
 use crate::prompt::{Fragment, Prompt};
 use crate::warning::Warning;
 
-/// Fragments, token ids and warnings of one prompt.
+/// Fragments, token ids and warnings of one text.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Description {
-    /// The weighted pieces.
+    /// The weighted pieces, of all prompts one after the other.
     pub fragments: Vec<Fragment>,
+    /// What `.and()` and `.blend()` join; empty where they join nothing.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<PartDescription>,
+    /// Networks that were asked for and that the text does not load.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub loras: Vec<LoraWeight>,
     /// The chunks of the first and of the second encoder.
     pub encoders: Vec<EncoderDescription>,
     /// The warnings, as sentences.
@@ -31,28 +38,60 @@ pub struct EncoderDescription {
     pub dropped: usize,
 }
 
+/// One part of a text that `.and()` or `.blend()` joins.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct PartDescription {
+    /// Its weight in `.and()`.
+    pub weight: f64,
+    /// What is mixed; one prompt where nothing is.
+    pub prompts: Vec<PromptDescription>,
+}
+
+/// One prompt of a part.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct PromptDescription {
+    /// What its features are multiplied with.
+    pub share: f64,
+    /// The weighted pieces.
+    pub fragments: Vec<Fragment>,
+}
+
 impl Description {
-    /// Describes `prompt` as it would be encoded.
+    /// Describes a whole text as it would be encoded.
+    ///
+    /// The chunks are those of all prompts, one prompt after the other.
     #[must_use]
-    pub fn new(prompt: &Prompt, long_prompt: LongPrompt, warnings: &[Warning]) -> Self {
-        let encoders = Encoder::BOTH
-            .iter()
-            .map(|&encoder| {
-                let plan = prompt.plan(encoder, long_prompt);
-                let chunks = plan.chunks.iter();
-                EncoderDescription {
-                    chunks: chunks.clone().map(|chunk| chunk.ids.to_vec()).collect(),
-                    weights: chunks.clone().map(|chunk| chunk.weights.to_vec()).collect(),
-                    text_tokens: chunks.map(|chunk| text_tokens(&chunk.ids, encoder)).collect(),
-                    dropped: plan.dropped,
-                }
-            })
-            .collect();
+    pub fn new(text: &Conjunction, long_prompt: LongPrompt, warnings: &[Warning]) -> Self {
+        let encoders = Encoder::BOTH.map(|encoder| {
+            let plan = text.plan(encoder, long_prompt);
+            let chunks: Vec<_> = plan.plans().flat_map(|plan| &plan.chunks).collect();
+            EncoderDescription {
+                chunks: chunks.iter().map(|chunk| chunk.ids.to_vec()).collect(),
+                weights: chunks.iter().map(|chunk| chunk.weights.to_vec()).collect(),
+                text_tokens: chunks.iter().map(|chunk| text_tokens(&chunk.ids, encoder)).collect(),
+                dropped: plan.dropped(),
+            }
+        });
+        let joined = text.parts().iter().map(|part| part.blend.prompts.len()).sum::<usize>() > 1;
+        let parts = text.parts().iter().filter(|_| joined).map(PartDescription::new).collect();
         Self {
-            fragments: prompt.fragments().to_vec(),
-            encoders,
+            fragments: text.prompts().flat_map(Prompt::fragments).cloned().collect(),
+            parts,
+            loras: text.loras().to_vec(),
+            encoders: encoders.to_vec(),
             warnings: warnings.iter().map(ToString::to_string).collect(),
         }
+    }
+}
+
+impl PartDescription {
+    fn new(part: &Part) -> Self {
+        let prompts = part.blend.prompts.iter().zip(part.blend.shares());
+        let prompts = prompts.map(|(blended, share)| PromptDescription {
+            share,
+            fragments: blended.prompt.fragments().to_vec(),
+        });
+        Self { weight: part.weight, prompts: prompts.collect() }
     }
 }
 
@@ -74,8 +113,8 @@ mod tests {
     use crate::prompt::Syntax;
 
     fn describe(text: &str, long_prompt: LongPrompt) -> Description {
-        let (prompt, warnings) = Prompt::parse(text, Syntax::Compel);
-        Description::new(&prompt, long_prompt, &warnings)
+        let (text, warnings) = Conjunction::parse(text, Syntax::Compel);
+        Description::new(&text, long_prompt, &warnings)
     }
 
     #[test]

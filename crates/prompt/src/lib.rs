@@ -25,6 +25,8 @@
 mod a1111;
 mod comfy;
 mod compel;
+mod conjunction;
+mod conjunction_plan;
 mod description;
 mod dynamic;
 mod encoder;
@@ -37,7 +39,9 @@ mod tokenizer;
 mod warning;
 
 pub use a1111::{Emphasis, LoraTag};
-pub use description::{Description, EncoderDescription};
+pub use conjunction::{Blend, Blended, Conjunction, LoraWeight, Part as ConjunctionPart};
+pub use conjunction_plan::{ConjunctionPlan, PartPlan, SharedPlan};
+pub use description::{Description, EncoderDescription, PartDescription, PromptDescription};
 pub use dynamic::{Dynamic, Wildcards};
 pub use encoder::{CHUNK_TOKENS, END_OF_TEXT, Encoder, START_OF_TEXT};
 pub use error::{Error, Place, Result};

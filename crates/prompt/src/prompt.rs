@@ -43,16 +43,17 @@ pub struct Fragment {
     pub weight: f64,
 }
 
-/// A parsed prompt.
+/// A parsed prompt, which is joined with no other; [`crate::Conjunction`] reads whole texts.
 ///
-/// Neighbouring fragments have different weights, except in ComfyUI's syntax, which cuts chunks
-/// between them. There is always one fragment at least.
+/// Neighbouring fragments have different weights, unless a swap stands between them, and except in
+/// ComfyUI's syntax, which cuts chunks between them. There is always one fragment at least.
 /// Printing gives text that parses to the same fragments.
 #[derive(Clone, Debug)]
 pub struct Prompt {
     source: String,
     syntax: Syntax,
     fragments: Vec<Fragment>,
+    edited: Option<Vec<Fragment>>,
 }
 
 impl Prompt {
@@ -61,17 +62,25 @@ impl Prompt {
     #[must_use]
     pub fn parse(text: &str, syntax: Syntax) -> (Self, Vec<Warning>) {
         let (fragments, warnings) = match syntax {
-            Syntax::Compel => compel::parse(text),
+            Syntax::Compel => {
+                let (read, warnings) = compel::parse_prompt(text);
+                return (Self::new(text, read), warnings);
+            }
             Syntax::Plain | Syntax::A1111 { emphasis: Emphasis::Literal } => {
                 (vec![Fragment { text: text.to_owned(), weight: 1.0 }], Vec::new())
             }
             Syntax::A1111 { .. } => a1111::parse(text),
             Syntax::Comfy => comfy::parse(text),
         };
-        (Self { source: text.to_owned(), syntax, fragments }, warnings)
+        (Self { source: text.to_owned(), syntax, fragments, edited: None }, warnings)
     }
 
-    /// What the user wrote.
+    pub(crate) fn new(source: &str, read: compel::ReadPrompt) -> Self {
+        let compel::ReadPrompt { fragments, edited } = read;
+        Self { source: source.to_owned(), syntax: Syntax::Compel, fragments, edited }
+    }
+
+    /// What the user wrote; of a prompt that was joined with others, its own piece of that.
     #[must_use]
     pub fn source(&self) -> &str {
         &self.source
@@ -83,10 +92,25 @@ impl Prompt {
         &self.fragments
     }
 
+    /// The same with what `.swap()` puts in; absent where nothing is swapped.
+    ///
+    /// It is never drawn. As in compel 2.5.1 (`compel.py`,
+    /// `_get_conditioning_for_cross_attention_control`), a prompt is as many chunks long as the
+    /// longer of the two.
+    #[must_use]
+    pub fn edited(&self) -> Option<&[Fragment]> {
+        self.edited.as_deref()
+    }
+
     /// What to run through `encoder` for the per-token features of this prompt.
     #[must_use]
     pub fn plan(&self, encoder: Encoder, long_prompt: LongPrompt) -> EncodePlan {
-        EncodePlan::new(&self.fragments, self.syntax, encoder, long_prompt)
+        let plan = |fragments| EncodePlan::new(fragments, self.syntax, encoder, long_prompt);
+        let mut own = plan(&self.fragments);
+        if let Some(edited) = &self.edited {
+            own.pad_to(plan(edited).chunks.len());
+        }
+        own
     }
 
     /// What to run through the second encoder for the pooled features, which have no weights.
@@ -107,15 +131,17 @@ impl Prompt {
 /// Two prompts are equal when they say the same, however it was written.
 impl PartialEq for Prompt {
     fn eq(&self, other: &Self) -> bool {
-        self.syntax == other.syntax && self.fragments == other.fragments
+        self.syntax == other.syntax
+            && self.fragments == other.fragments
+            && self.edited == other.edited
     }
 }
 
 impl fmt::Display for Prompt {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.syntax == Syntax::Compel {
+        if self.syntax == Syntax::Compel && self.edited.is_none() {
             let tidy = compel::print(&self.fragments);
-            if compel::parse(&tidy).0 == self.fragments {
+            if Self::parse(&tidy, self.syntax).0 == *self {
                 return formatter.write_str(&tidy);
             }
         }

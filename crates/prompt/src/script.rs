@@ -1,7 +1,8 @@
 //! A prompt with everything that stands above words and weights: LoRAs, parts, schedules.
 
 use crate::a1111::{self, LoraTag};
-use crate::prompt::{Prompt, Syntax};
+use crate::conjunction::Conjunction;
+use crate::prompt::Syntax;
 use crate::warning::Warning;
 
 /// What a request's text asks for in a run of so many steps.
@@ -52,7 +53,7 @@ pub struct ScheduledPrompt {
     /// never calls of the model: a sampler with two calls a step switches at the same step.
     pub until: usize,
     /// What is encoded.
-    pub prompt: Prompt,
+    pub prompt: Conjunction,
 }
 
 /// How many steps a run has, and how schedules count them.
@@ -120,7 +121,7 @@ impl Script {
     /// The prompt, where it is one for all steps, with a neutral weight.
     #[must_use]
     #[expect(clippy::float_cmp, reason = "the weight that was not written")]
-    pub fn single_prompt(&self) -> Option<&Prompt> {
+    pub fn single_prompt(&self) -> Option<&Conjunction> {
         match &*self.parts {
             [Part { weight, prompts, .. }] if *weight == 1.0 && prompts.len() == 1 => {
                 Some(&prompts[0].prompt)
@@ -130,7 +131,7 @@ impl Script {
     }
 
     fn single(text: &str, syntax: Syntax, steps: Steps) -> (Self, Vec<Warning>) {
-        let (prompt, warnings) = Prompt::parse(text, syntax);
+        let (prompt, warnings) = Conjunction::parse(text, syntax);
         let prompts = vec![ScheduledPrompt { until: steps.count.max(1), prompt }];
         let part = Part { source: text.to_owned(), weight: 1.0, prompts };
         (Self { loras: Vec::new(), parts: vec![part] }, warnings)
@@ -149,7 +150,7 @@ impl Part {
         let (texts, unclear) = a1111::read_schedule(text, steps);
         warnings.extend(unclear);
         let prompts = texts.into_iter().map(|(until, text)| {
-            let (prompt, unclear) = Prompt::parse(&text, syntax);
+            let (prompt, unclear) = Conjunction::parse(&text, syntax);
             for warning in unclear {
                 if !warnings.contains(&warning) {
                     warnings.push(warning);
@@ -163,7 +164,7 @@ impl Part {
 
     /// The prompt for a step, counted from 1; steps after the last are the last.
     #[must_use]
-    pub fn prompt_at(&self, step: usize) -> &Prompt {
+    pub fn prompt_at(&self, step: usize) -> &Conjunction {
         let place = self.prompts.partition_point(|scheduled| scheduled.until < step);
         &self.prompts[place.min(self.prompts.len() - 1)].prompt
     }

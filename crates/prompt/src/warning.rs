@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::conjunction::LoraWeight;
+
 /// Something in a prompt that stayed text, or changed, in a way that may surprise.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -17,6 +19,20 @@ pub enum Warning {
     NotApplied {
         /// The word that holds it.
         found: String,
+    },
+    /// `.and(…)` or `.blend(…)` that joins nothing; the model sees it as words.
+    NotJoined {
+        /// The operator.
+        found: String,
+        /// What it lacks.
+        reason: String,
+    },
+    /// Something that was understood and that the model does not see.
+    LeftOut {
+        /// What was written.
+        found: String,
+        /// Why, and the way out.
+        reason: &'static str,
     },
     /// A weight too large to compute with was made smaller.
     WeightLimited {
@@ -35,13 +51,6 @@ pub enum Warning {
         /// What was written.
         found: String,
         /// Why it could not be read.
-        reason: &'static str,
-    },
-    /// Syntax that was taken out of the prompt and has no effect.
-    LeftOut {
-        /// What was written.
-        found: String,
-        /// Why it has no effect.
         reason: &'static str,
     },
     /// A schedule whose switch lies before the first step or after the last.
@@ -72,11 +81,56 @@ pub(crate) fn excerpt(text: &str) -> String {
     }
 }
 
+impl Warning {
+    pub(crate) fn not_joined(operator: &str, reason: &str) -> Self {
+        Self::NotJoined { found: format!("{operator}(…)"), reason: reason.to_owned() }
+    }
+
+    /// What it is about, as it was written.
+    pub(crate) fn found(&self) -> Option<&str> {
+        match self {
+            Self::KeptAsText { found, .. }
+            | Self::NotJoined { found, .. }
+            | Self::LeftOut { found, .. }
+            | Self::NotApplied { found }
+            | Self::Unbalanced { found, .. }
+            | Self::Unread { found, .. }
+            | Self::NeverSwitches { found, .. }
+            | Self::WeightOfAll { found } => Some(found),
+            Self::WeightLimited { .. } => None,
+        }
+    }
+
+    pub(crate) fn after_and(found: String) -> Self {
+        let reason = "what follows `.and(…)` is not read; write it into one of its prompts";
+        Self::LeftOut { found, reason }
+    }
+
+    pub(crate) fn swap() -> Self {
+        let reason = "the words before it are drawn, and no attention is edited";
+        Self::LeftOut { found: ".swap(…)".to_owned(), reason }
+    }
+
+    pub(crate) fn lora(lora: &LoraWeight) -> Self {
+        let reason = "a prompt loads no LoRA file; name the file beside the prompt";
+        Self::LeftOut {
+            found: format!("withLora({}, {})", excerpt(&lora.name), lora.weight),
+            reason,
+        }
+    }
+}
+
 impl fmt::Display for Warning {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::KeptAsText { found, meaning } => {
                 write!(formatter, "`{found}` ({meaning}) is not supported and stays text")
+            }
+            Self::NotJoined { found, reason } => {
+                write!(formatter, "`{found}` stays text: {reason}")
+            }
+            Self::LeftOut { found, reason } => {
+                write!(formatter, "`{found}` is left out: {reason}")
             }
             Self::NotApplied { found } => {
                 write!(
@@ -92,7 +146,6 @@ impl fmt::Display for Warning {
             }
             Self::Unbalanced { found, effect } => write!(formatter, "`{found}` {effect}"),
             Self::Unread { found, reason } => write!(formatter, "`{found}` stays text: {reason}"),
-            Self::LeftOut { found, reason } => write!(formatter, "`{found}` is left out: {reason}"),
             Self::NeverSwitches { found, steps } => {
                 write!(formatter, "`{found}` does not switch between step 1 and step {steps}")
             }

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use proptest::prelude::*;
 use serde_json::Value;
 use unwrong_prompt::{
-    CHUNK_TOKENS, Chunk, Emphasis, Encoder, LongPrompt, Prompt, START_OF_TEXT, Script, Steps,
-    SwitchTime, Syntax, Warning, Weighting,
+    CHUNK_TOKENS, Chunk, Conjunction, Emphasis, Encoder, LongPrompt, Prompt, START_OF_TEXT, Script,
+    Steps, SwitchTime, Syntax, Warning, Weighting,
 };
 
 type Result<T = ()> = std::result::Result<T, Box<dyn Error>>;
@@ -227,7 +227,7 @@ fn compel_and_plain_prompts_are_one_prompt_for_all_steps() {
     for syntax in [Syntax::Compel, Syntax::Plain, Syntax::Comfy] {
         let text = "a [b:c:5] AND <lora:x:1>";
         let (script, _) = Script::parse(text, syntax, 10);
-        assert_eq!(script.single_prompt(), Some(&Prompt::parse(text, syntax).0));
+        assert_eq!(script.single_prompt(), Some(&Conjunction::parse(text, syntax).0));
         assert_eq!(script.parts[0].prompts[0].until, 10);
     }
 }

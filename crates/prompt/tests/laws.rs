@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 use unwrong_prompt::{
-    CHUNK_TOKENS, Chunk, Description, END_OF_TEXT, EncodePlan, Encoder, LongPrompt, Prompt,
-    START_OF_TEXT, Syntax, Warning,
+    CHUNK_TOKENS, Chunk, Conjunction, Description, END_OF_TEXT, EncodePlan, Encoder, LongPrompt,
+    Prompt, START_OF_TEXT, Syntax, Warning,
 };
 
 fn parse(text: &str) -> Prompt {
@@ -237,8 +237,8 @@ fn an_endless_weight_is_limited_with_a_warning() {
 
 #[test]
 fn a_description_has_the_documented_shape() -> Result<(), serde_json::Error> {
-    let (prompt, warnings) = Prompt::parse("a red apple, (flat)0.5 [x]", Syntax::Compel);
-    let value = serde_json::to_value(Description::new(&prompt, LongPrompt::Pad, &warnings))?;
+    let (text, warnings) = Conjunction::parse("a red apple, (flat)0.5 [x]", Syntax::Compel);
+    let value = serde_json::to_value(Description::new(&text, LongPrompt::Pad, &warnings))?;
     assert_eq!(value["fragments"][1], serde_json::json!({ "text": "flat", "weight": 0.5 }));
     assert_eq!(value["encoders"][1]["chunks"][0].as_array().map(Vec::len), Some(77));
     assert_eq!(value["warnings"].as_array().map(Vec::len), Some(1));

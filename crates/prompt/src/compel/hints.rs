@@ -2,33 +2,142 @@
 
 use std::collections::HashSet;
 
+use super::WEIGHT_LIMIT;
+use super::flat::Flat;
+use super::join::{Kind, Refusal};
 use super::reader::Event;
+use crate::conjunction::LoraWeight;
 use crate::warning::{MOST_WARNINGS, Warning, excerpt};
-
-/// Operators that compel has and we do not, with what they do.
-const OPERATORS: [(&str, &str); 6] = [
-    (".and", "compel's conjunction"),
-    (".add", "compel's conjunction"),
-    (".blend", "compel's blend"),
-    (".swap", "compel's swap"),
-    ("withLora", "compel's LoRA"),
-    ("useLora", "compel's LoRA"),
-];
 
 /// Starts of extra networks as other programs write them.
 const NETWORKS: [&str; 3] = ["<lora:", "<lyco:", "<hypernet:"];
 
-/// Syntax of compel or of other programs that is not applied.
-pub(super) fn known_syntax(text: &str) -> Vec<Warning> {
-    let mut found = Vec::new();
-    for (operator, meaning) in OPERATORS {
-        let called = |(place, _): (usize, &str)| {
-            text[place + operator.len()..].trim_start().starts_with('(')
-        };
-        if text.match_indices(operator).any(called) {
-            found.push((format!("{operator}(…)"), meaning));
+/// What was noticed while a text was read.
+#[derive(Default)]
+pub(super) struct Notes {
+    pub(super) loras: Vec<LoraWeight>,
+    swaps: usize,
+    /// Words that stayed text although they look like syntax.
+    words: Vec<Warning>,
+    seen: HashSet<String>,
+    heavy: Vec<Warning>,
+}
+
+impl Notes {
+    /// Flattens a prompt's events and notes what is in them.
+    pub(super) fn flat(&mut self, events: Vec<Event>) -> Flat {
+        self.note_words(&events);
+        let mut flat = Flat::new(events);
+        for fragment in flat.fragments.iter_mut().chain(flat.edited.iter_mut().flatten()) {
+            fragment.weight = self.limited(fragment.weight, &fragment.text);
+        }
+        self.swaps += flat.swaps;
+        self.loras.append(&mut flat.loras);
+        flat
+    }
+
+    /// The weight, or the largest one with its sign where it is larger.
+    pub(super) fn limited(&mut self, weight: f64, text: &str) -> f64 {
+        if weight.abs() <= WEIGHT_LIMIT {
+            return weight;
+        }
+        let warning = Warning::WeightLimited { text: excerpt(text) };
+        if self.heavy.len() < MOST_WARNINGS && !self.heavy.contains(&warning) {
+            self.heavy.push(warning);
+        }
+        weight.clamp(-WEIGHT_LIMIT, WEIGHT_LIMIT)
+    }
+
+    fn note_words(&mut self, events: &[Event]) {
+        for event in events {
+            if self.words.len() == MOST_WARNINGS {
+                return;
+            }
+            if let Event::FreeWord(word) = event
+                && looks_weighted(word)
+                && self.seen.insert(word.clone())
+            {
+                self.words.push(Warning::NotApplied { found: excerpt(word) });
+            }
         }
     }
+
+    /// All that may surprise in `text`, whose prompts were joined with `joined`, or not because
+    /// of `refusal`.
+    pub(super) fn warnings(
+        &mut self,
+        text: &str,
+        joined: Option<Kind>,
+        refusal: Option<Refusal>,
+    ) -> Vec<Warning> {
+        let mut warnings = Vec::new();
+        let joins = [".and", ".add", ".blend"];
+        let mut applied = usize::from(joined.is_some());
+        for operator in joins {
+            let mut found = calls(text, operator);
+            let is_own = (operator == ".blend") == matches!(joined, Some(Kind::Blend { .. }));
+            if is_own && found > 0 {
+                found -= applied;
+                applied = 0;
+            }
+            let refused = refusal.as_ref().filter(|refusal| refusal.operator == operator);
+            if let Some(refusal) = refused {
+                warnings.push(Warning::not_joined(operator, &refusal.reason));
+            } else if found > 0 {
+                warnings.push(Warning::not_joined(operator, WHOLE_PROMPTS));
+            }
+        }
+        if calls(text, ".swap") > self.swaps {
+            warnings.push(Warning::KeptAsText {
+                found: ".swap(…)".to_owned(),
+                meaning: "compel's swap takes `word.swap(other)` or `(some words).swap(other words)`",
+            });
+        }
+        if self.swaps > 0 {
+            warnings.push(Warning::swap());
+        }
+        let networks = calls(text, "withLora") + calls(text, "useLora");
+        if networks > self.loras.len() {
+            warnings.push(Warning::KeptAsText {
+                found: "withLora(…)".to_owned(),
+                meaning: "compel's LoRA takes a name of letters, digits, `_` and `-`, and a number",
+            });
+        }
+        warnings.extend(self.loras.iter().take(MOST_WARNINGS).map(Warning::lora));
+        warnings.extend(known_syntax(text));
+        // Words of a call that was named already say nothing new.
+        let named =
+            |found: &str| warnings.iter().any(|own| own.found().is_some_and(|own| own == found));
+        let calls =
+            [".and", ".add", ".blend", ".swap"].map(|own| (own, named(&format!("{own}(…)"))));
+        self.words.retain(|warning| !warning.found().is_some_and(|word| is_of_call(word, &calls)));
+        warnings.append(&mut self.words);
+        warnings.append(&mut self.heavy);
+        warnings
+    }
+}
+
+/// How `.and` and `.blend` are written.
+const WHOLE_PROMPTS: &str = "it joins whole prompts, `(\"one\", \"another\")`, and must be all of \
+                             the text";
+
+/// Whether a word belongs to one of the calls that were named.
+fn is_of_call(word: &str, calls: &[(&str, bool)]) -> bool {
+    let named = calls.iter().filter(|(_, named)| *named);
+    let is_number = |c: char| c.is_ascii_digit() || matches!(c, '+' | '-' | '.' | ',' | ')');
+    named.clone().any(|(call, _)| word.contains(call))
+        || (named.count() > 0 && word.chars().all(is_number))
+}
+
+/// How often `operator` is followed by a bracket.
+fn calls(text: &str, operator: &str) -> usize {
+    let places = text.match_indices(operator);
+    places.filter(|(place, _)| text[place + operator.len()..].trim_start().starts_with('(')).count()
+}
+
+/// Syntax of other programs, which is not applied.
+fn known_syntax(text: &str) -> Vec<Warning> {
+    let mut found = Vec::new();
     for network in NETWORKS {
         if text.contains(network) {
             found.push((format!("{network}…>"), "a network as A1111 writes it"));
@@ -49,21 +158,6 @@ pub(super) fn known_syntax(text: &str) -> Vec<Warning> {
         found.push(("{…|…}".to_owned(), "a choice between words"));
     }
     found.into_iter().map(|(found, meaning)| Warning::KeptAsText { found, meaning }).collect()
-}
-
-/// Words that stayed text although they hold brackets, quotes or weights.
-pub(super) fn not_applied(events: &[Event]) -> Vec<Warning> {
-    let mut seen = HashSet::new();
-    events
-        .iter()
-        .filter_map(|event| match event {
-            Event::FreeWord(word) if looks_weighted(word) => Some(word),
-            _ => None,
-        })
-        .filter(|word| seen.insert(*word))
-        .take(MOST_WARNINGS)
-        .map(|word| Warning::NotApplied { found: excerpt(word) })
-        .collect()
 }
 
 fn looks_weighted(word: &str) -> bool {

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use crate::conjunction::Part;
 use crate::prompt::Fragment;
 
 /// Longest row of signs to print; a number is easier to read than more.
@@ -17,6 +18,38 @@ pub(crate) fn print(fragments: &[Fragment]) -> String {
         push_fragment(fragment, &mut text);
     }
     text
+}
+
+/// The same for a whole text.
+pub(crate) fn print_conjunction(parts: &[Part]) -> String {
+    let (operator, prompts, normalize): (_, Vec<_>, _) = match parts {
+        [part] if part.blend.prompts.len() > 1 || !part.blend.normalize => {
+            let blended = part.blend.prompts.iter().map(|own| (&own.prompt, own.weight));
+            (".blend", blended.collect(), part.blend.normalize)
+        }
+        [part] if is_one(part.weight) => return print(part.blend.prompts[0].prompt.fragments()),
+        parts => {
+            let prompts = parts.iter().filter_map(|part| {
+                part.blend.prompts.first().map(|own| (&own.prompt, part.weight))
+            });
+            (".and", prompts.collect(), true)
+        }
+    };
+    let texts: Vec<_> =
+        prompts.iter().map(|(own, _)| format!("\"{}\"", print(own.fragments()))).collect();
+    let mut options: Vec<_> = prompts.iter().map(|(_, weight)| weight.to_string()).collect();
+    if prompts.iter().all(|(_, weight)| is_one(*weight)) {
+        options.clear();
+    }
+    if !normalize {
+        options.push("no_normalize".to_owned());
+    }
+    format!("({}){operator}({})", texts.join(", "), options.join(", "))
+}
+
+#[expect(clippy::float_cmp, reason = "only 1 itself may be left out")]
+fn is_one(weight: f64) -> bool {
+    weight == 1.0
 }
 
 #[expect(clippy::float_cmp, reason = "only exact weights have a short form")]

@@ -2,48 +2,97 @@
 //!
 //! One pass with a stack of its own, so nesting costs memory, never the call stack. Each
 //! character is read a bounded number of times: when a group fails, all groups that were open
-//! fail with it and are remembered.
+//! fail with it and are remembered, and a swap that fails inside a group goes on as what it
+//! then is, a word and a group.
 
 use std::collections::HashSet;
+
+use super::cursor::{Cursor, is_space};
+use crate::conjunction::LoraWeight;
 
 /// What was read.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Event {
     /// What follows, up to its `Close`, has this weight.
     Open(f64),
-    /// End of the innermost `Open`.
+    /// End of the innermost `Open` or `SpelledSwap`.
     Close,
+    /// The last `back` events are what is swapped; what follows, up to its `EndSwap`, is what
+    /// they are swapped for.
+    Swap {
+        /// How many events.
+        back: usize,
+    },
+    /// End of the innermost `Swap`.
+    EndSwap,
+    /// The words `. swap` and then an `Open`: a swap that turned out to be none.
+    SpelledSwap(f64),
     /// Text that was part of the syntax; escapes are still in it.
     Text(String),
     /// Text that no rule took.
     FreeWord(String),
+    /// `withLora(…)` or `useLora(…)`.
+    Lora(LoraWeight),
 }
 
 /// Reads a whole prompt.
 pub(super) struct Reader<'a> {
-    cursor: Cursor<'a>,
+    pub(super) cursor: Cursor<'a>,
     events: Vec<Event>,
     /// Places of brackets that open no group.
     failed: HashSet<usize>,
+    /// Places of brackets that open no replacement of a swap.
+    failed_swaps: HashSet<usize>,
+}
+
+/// Where an operand stands, which decides what may follow it and what it may fall back to.
+#[derive(Clone, Copy, PartialEq)]
+enum Base {
+    /// In a prompt, where words are free.
+    Prompt,
+    /// In a quotation, where a full stop may stand alone.
+    Quotation,
+    /// In the list before `.and` or `.blend`: nothing may follow it.
+    List,
+}
+
+/// What was read in one go.
+#[derive(Clone, Copy)]
+enum Piece {
+    /// Something that has no weight yet, from this event on: it may be swapped.
+    Target(usize),
+    Other,
+}
+
+/// A bracket that is open.
+#[derive(Clone, Copy)]
+enum Frame {
+    Group { place: usize, event: usize },
+    Swap { place: usize, event: usize },
 }
 
 impl<'a> Reader<'a> {
     pub(super) fn new(text: &'a str) -> Self {
-        Self { cursor: Cursor { text, at: 0 }, events: Vec::new(), failed: HashSet::new() }
+        Self {
+            cursor: Cursor::new(text),
+            events: Vec::new(),
+            failed: HashSet::new(),
+            failed_swaps: HashSet::new(),
+        }
     }
 
+    /// The whole text as one prompt.
     pub(super) fn read(mut self) -> Vec<Event> {
         loop {
             self.cursor.skip_space();
             let start = self.cursor;
             let events = self.events.len();
-            let read = match self.cursor.peek() {
-                None => return self.events,
-                Some(b'(') => self.group(),
-                Some(b'"') => self.quoted(),
-                // A word by itself is left to the free words, which take more.
-                Some(_) => self.word() && matches!(self.events.last(), Some(Event::Close)),
-            };
+            if start.peek().is_none() {
+                return self.events;
+            }
+            // A word by itself is left to the free words, which take more.
+            let read =
+                self.operand(Base::Prompt) && !matches!(self.events.last(), Some(Event::Text(_)));
             if !read {
                 self.cursor = start;
                 self.events.truncate(events);
@@ -53,34 +102,53 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// A bracketed group with what it holds and the weight after it.
-    fn group(&mut self) -> bool {
-        let mut open: Vec<(usize, usize)> = Vec::new();
+    /// One of the prompts that `.and` or `.blend` join.
+    pub(super) fn listed(&mut self) -> Option<Vec<Event>> {
+        self.cursor.skip_space();
+        let start = self.cursor;
+        if self.cursor.peek() != Some(b')') && self.operand(Base::List) {
+            return Some(self.take_events());
+        }
+        // A quotation whose content is no fragment may be a whole prompt.
+        self.events.clear();
+        self.cursor = start;
+        let content = self.cursor.quotation()?.replace('"', "\\\"");
+        Some(Reader::new(&content).read())
+    }
+
+    /// The events read so far.
+    pub(super) fn take_events(&mut self) -> Vec<Event> {
+        std::mem::take(&mut self.events)
+    }
+
+    /// A network, which may stand wherever a word may.
+    pub(super) fn lora(&mut self) -> bool {
+        let lora = self.cursor.lora();
+        let found = lora.is_some();
+        self.events.extend(lora.map(Event::Lora));
+        found
+    }
+
+    /// A group, a quotation or a word, with what it holds and the weight or swap after it.
+    fn operand(&mut self, base: Base) -> bool {
+        let mut open: Vec<Frame> = Vec::new();
+        // Behind the target of an outermost swap, which stands if the swap does not.
+        let mut behind_target = None;
         loop {
             self.cursor.skip_space();
-            let place = self.cursor.at;
-            let read = match self.cursor.peek() {
-                Some(b'(') => {
-                    self.cursor.at += 1;
-                    open.push((place, self.events.len()));
-                    self.events.push(Event::Open(1.0));
-                    !self.failed.contains(&place)
-                }
-                Some(b')') => {
-                    self.cursor.at += 1;
-                    let weight = self.cursor.weight_of_group();
-                    if let Some((_, event)) = open.pop() {
-                        self.close(event, weight);
-                    }
-                    true
-                }
-                Some(b'"') => self.quoted(),
-                Some(_) => self.separator() || self.word(),
-                None => false,
+            let Some(piece) = self.piece(&mut open, base) else {
+                return self.fail(&open, behind_target);
             };
-            if !read {
-                self.failed.extend(open.iter().map(|&(place, _)| place));
-                return false;
+            if let Piece::Target(event) = piece
+                && self.swap_follows()
+            {
+                let events = self.events.len();
+                if open.is_empty() {
+                    behind_target = Some((self.cursor, events));
+                }
+                self.cursor.swap().expect("it was seen to follow");
+                open.push(Frame::Swap { place: self.cursor.at - 1, event: events });
+                self.events.push(Event::Swap { back: events - event });
             }
             if open.is_empty() {
                 return true;
@@ -88,10 +156,103 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// A quoted text, its content, and the weight after it.
-    fn quoted(&mut self) -> bool {
-        let Some(content) = self.cursor.quotation() else { return false };
+    /// The next bracket, quotation, word or separator, with the weight after it.
+    fn piece(&mut self, open: &mut Vec<Frame>, base: Base) -> Option<Piece> {
         let event = self.events.len();
+        let listed = base == Base::List && open.is_empty();
+        match self.cursor.peek()? {
+            b'(' => {
+                open.push(Frame::Group { place: self.cursor.at, event });
+                self.events.push(Event::Open(1.0));
+                self.cursor.at += 1;
+                let Some(Frame::Group { place, .. }) = open.last() else { return None };
+                (!self.failed.contains(place)).then_some(Piece::Other)
+            }
+            b')' => {
+                let frame = open.pop()?;
+                self.cursor.at += 1;
+                let Frame::Group { event, .. } = frame else {
+                    self.events.push(Event::EndSwap);
+                    return Some(Piece::Other);
+                };
+                self.events.push(Event::Close);
+                let listed = base == Base::List && open.is_empty();
+                Some(if listed { Piece::Other } else { self.weigh_group(event) })
+            }
+            b'"' => {
+                let read = self.quotation();
+                read.then(|| if listed { Piece::Other } else { self.weigh_group(event) })
+            }
+            b',' if self.swap_options(open) => Some(Piece::Other),
+            b',' | b'.' if !open.is_empty() => {
+                (self.spell_swaps(open, base) && self.separator()).then_some(Piece::Other)
+            }
+            _ if !listed && self.lora() => Some(Piece::Other),
+            _ => {
+                let read = self.word();
+                read.then(|| if listed { Piece::Other } else { self.weigh_word(event) })
+            }
+        }
+    }
+
+    /// Remembers what failed; whether the target of a swap stands nevertheless.
+    fn fail(&mut self, open: &[Frame], behind_target: Option<(Cursor<'a>, usize)>) -> bool {
+        for frame in open {
+            match *frame {
+                Frame::Group { place, .. } => self.failed.insert(place),
+                Frame::Swap { place, .. } => self.failed_swaps.insert(place),
+            };
+        }
+        let Some((cursor, events)) = behind_target else { return false };
+        self.cursor = cursor;
+        self.events.truncate(events);
+        true
+    }
+
+    /// Whether `.swap(` comes next, and is not known to lead nowhere.
+    fn swap_follows(&self) -> bool {
+        let mut cursor = self.cursor;
+        cursor.swap().is_some() && !self.failed_swaps.contains(&(cursor.at - 1))
+    }
+
+    /// `, s_start=0.1, …)` at the end of the innermost swap. No option changes what is encoded.
+    fn swap_options(&mut self, open: &mut Vec<Frame>) -> bool {
+        if !matches!(open.last(), Some(Frame::Swap { .. })) {
+            return false;
+        }
+        let mut cursor = self.cursor;
+        cursor.at += 1;
+        cursor.options();
+        cursor.skip_space();
+        if cursor.literal(")").is_none() {
+            return false;
+        }
+        self.cursor = cursor;
+        open.pop();
+        self.events.push(Event::EndSwap);
+        true
+    }
+
+    /// Makes words of all innermost swaps, in which no comma or full stop can stand.
+    fn spell_swaps(&mut self, open: &mut [Frame], base: Base) -> bool {
+        let group = open.iter().rposition(|frame| matches!(frame, Frame::Group { .. }));
+        if group.is_none() && base != Base::Quotation {
+            // The outermost would be words of a prompt, where there are no groups around them.
+            return false;
+        }
+        for frame in &mut open[group.map_or(0, |group| group + 1)..] {
+            if let Frame::Swap { place, event } = *frame {
+                self.failed_swaps.insert(place);
+                self.events[event] = Event::SpelledSwap(1.0);
+                *frame = Frame::Group { place, event };
+            }
+        }
+        true
+    }
+
+    /// A quoted text and its content.
+    fn quotation(&mut self) -> bool {
+        let Some(content) = self.cursor.quotation() else { return false };
         self.events.push(Event::Open(1.0));
         if content.trim_matches(crate::python::is_space).is_empty() {
             self.events.push(Event::Text(String::new()));
@@ -104,8 +265,7 @@ impl<'a> Reader<'a> {
             }
             self.events.append(&mut inner.events);
         }
-        let weight = self.cursor.weight_of_group();
-        self.close(event, weight);
+        self.events.push(Event::Close);
         true
     }
 
@@ -115,8 +275,8 @@ impl<'a> Reader<'a> {
             self.cursor.skip_space();
             let read = match self.cursor.peek() {
                 None => return true,
-                Some(b'(') => self.group(),
-                Some(_) => self.separator() || self.word(),
+                Some(b')') => false,
+                Some(_) => self.separator() || self.operand(Base::Quotation),
             };
             if !read {
                 return false;
@@ -135,189 +295,28 @@ impl<'a> Reader<'a> {
         true
     }
 
-    /// A word and the weight after it.
     fn word(&mut self) -> bool {
         let word = self.cursor.word();
-        if word.is_empty() {
-            return false;
+        if !word.is_empty() {
+            self.events.push(Event::Text(word.to_owned()));
         }
-        match self.cursor.weight_of_word() {
-            Some(weight) => {
-                self.events.extend([
-                    Event::Open(weight),
-                    Event::Text(word.to_owned()),
-                    Event::Close,
-                ]);
-            }
-            None => self.events.push(Event::Text(word.to_owned())),
-        }
-        true
+        !word.is_empty()
     }
 
-    fn close(&mut self, open: usize, weight: Option<f64>) {
-        self.events[open] = Event::Open(weight.unwrap_or(1.0));
+    /// The weight after the word that was read last.
+    fn weigh_word(&mut self, event: usize) -> Piece {
+        let Some(weight) = self.cursor.weight_of_word() else { return Piece::Target(event) };
+        self.events.insert(event, Event::Open(weight));
         self.events.push(Event::Close);
-    }
-}
-
-/// A place in a text. All syntax is ASCII, so places between bytes of it are safe to cut at.
-#[derive(Clone, Copy)]
-struct Cursor<'a> {
-    text: &'a str,
-    at: usize,
-}
-
-impl<'a> Cursor<'a> {
-    fn peek(&self) -> Option<u8> {
-        self.byte(self.at)
+        Piece::Other
     }
 
-    fn byte(&self, at: usize) -> Option<u8> {
-        self.text.as_bytes().get(at).copied()
-    }
-
-    fn take_while(&mut self, wanted: impl Fn(u8) -> bool) -> &'a str {
-        let start = self.at;
-        while self.peek().is_some_and(&wanted) {
-            self.at += 1;
+    /// The weight after the bracket or quote that closed last, which goes to where it opened.
+    fn weigh_group(&mut self, opened: usize) -> Piece {
+        let Some(weight) = self.cursor.weight_of_group() else { return Piece::Target(opened) };
+        if let Some(Event::Open(old) | Event::SpelledSwap(old)) = self.events.get_mut(opened) {
+            *old = weight;
         }
-        &self.text[start..self.at]
+        Piece::Other
     }
-
-    fn skip_space(&mut self) {
-        self.take_while(is_space);
-    }
-
-    fn literal(&mut self, literal: &str) -> Option<()> {
-        self.text[self.at..].starts_with(literal).then(|| self.at += literal.len())
-    }
-
-    /// A word, which may be empty.
-    fn word(&mut self) -> &'a str {
-        let start = self.at;
-        while let Some(byte) = self.peek() {
-            let next = self.byte(self.at + 1);
-            self.at += match byte {
-                b'\\' if next.is_some_and(is_syntax) => 2,
-                b'+' | b'-' if next.is_some_and(|next| !is_space(next) && !is_syntax(next)) => 1,
-                // The last two are no word characters to compel and white space nowhere else.
-                _ if is_space(byte) || is_syntax(byte) || matches!(byte, b'\x0b' | b'\x0c') => {
-                    break;
-                }
-                _ => 1,
-            };
-        }
-        &self.text[start..self.at]
-    }
-
-    /// A quotation, less its quotes and escapes.
-    ///
-    /// It ends before the end of the line, at the first quote without a backslash; where there
-    /// is none, at the last one with.
-    fn quotation(&mut self) -> Option<String> {
-        let start = self.at + 1;
-        let rest = &self.text[start..];
-        let mut end = None;
-        let mut before = b'"';
-        for (place, byte) in rest.bytes().enumerate() {
-            match byte {
-                b'\n' | b'\r' => break,
-                b'"' => end = Some(place),
-                _ => {}
-            }
-            if byte == b'"' && before != b'\\' {
-                break;
-            }
-            before = byte;
-        }
-        let end = end?;
-        self.at = start + end + 1;
-        Some(resolve_escapes(&rest[..end]))
-    }
-
-    /// The weight after a bracket or a quote that closes.
-    fn weight_of_group(&mut self) -> Option<f64> {
-        self.attend().or_else(|| self.weight())
-    }
-
-    /// The weight after a word, which cannot be a number.
-    fn weight_of_word(&mut self) -> Option<f64> {
-        self.attend().or_else(|| self.signs())
-    }
-
-    /// `.attend(1.2)`, with white space between its parts.
-    fn attend(&mut self) -> Option<f64> {
-        let mut cursor = *self;
-        cursor.skip_space();
-        cursor.literal(".attend")?;
-        cursor.skip_space();
-        cursor.literal("(")?;
-        cursor.skip_space();
-        let weight = cursor.weight()?;
-        cursor.skip_space();
-        cursor.literal(")")?;
-        *self = cursor;
-        Some(weight)
-    }
-
-    fn weight(&mut self) -> Option<f64> {
-        self.signs().or_else(|| self.number())
-    }
-
-    fn signs(&mut self) -> Option<f64> {
-        let (sign, base) = match self.peek()? {
-            b'+' => (b'+', 1.1_f64),
-            b'-' => (b'-', 0.9),
-            _ => return None,
-        };
-        let signs = self.take_while(|byte| byte == sign);
-        Some(base.powf(signs.len() as f64))
-    }
-
-    fn number(&mut self) -> Option<f64> {
-        let digits = |byte: u8| byte.is_ascii_digit();
-        let start = *self;
-        let whole = self.take_while(digits);
-        let mut end = *self;
-        if self.literal(".").is_some() {
-            let fraction = self.take_while(digits);
-            if !whole.is_empty() || !fraction.is_empty() {
-                end = *self;
-            }
-        }
-        *self = end;
-        self.text[start.at..end.at].parse().ok()
-    }
-}
-
-/// The escapes of a quotation: `\t`, `\n`, `\r` and `\f` are white space, `\"` is a quote.
-fn resolve_escapes(content: &str) -> String {
-    let mut result = String::with_capacity(content.len());
-    let mut characters = content.chars().peekable();
-    while let Some(character) = characters.next() {
-        let resolved = match characters.peek() {
-            Some('t') => Some('\t'),
-            Some('n') => Some('\n'),
-            Some('r') => Some('\r'),
-            Some('f') => Some('\x0c'),
-            Some('"') => Some('"'),
-            _ => None,
-        };
-        match resolved {
-            Some(resolved) if character == '\\' => {
-                characters.next();
-                result.push(resolved);
-            }
-            _ => result.push(character),
-        }
-    }
-    result
-}
-
-fn is_space(byte: u8) -> bool {
-    matches!(byte, b' ' | b'\t' | b'\r' | b'\n')
-}
-
-fn is_syntax(byte: u8) -> bool {
-    matches!(byte, b'(' | b')' | b'"' | b',' | b'.' | b'+' | b'-' | b'=')
 }
