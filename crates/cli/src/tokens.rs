@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use anstyle::{AnsiColor, Style};
 use anyhow::Result;
-use unwrong_prompt::{Description, Encoder, EncoderDescription, Prompt, Tokenizer};
+use unwrong_prompt::{Conjunction, Description, Encoder, EncoderDescription, Tokenizer};
 
 use crate::args::TokensArgs;
 use crate::printer;
@@ -12,7 +12,7 @@ use crate::printer;
 /// Prints fragments with their weights, and the chunks of both encoders.
 pub(crate) fn run(arguments: &TokensArgs) -> Result<()> {
     unwrong::GenerateRequest::new(arguments.prompt.as_str()).check()?;
-    let (prompt, warnings) = Prompt::parse(&arguments.prompt, arguments.syntax.into());
+    let (prompt, warnings) = Conjunction::parse(&arguments.prompt, arguments.syntax.into());
     for warning in &warnings {
         printer::note(&format!("warning: {warning}"));
     }

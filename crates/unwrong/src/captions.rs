@@ -12,7 +12,7 @@ use candle_core::Tensor;
 use unwrong_models::files::PredictionType;
 use unwrong_models::unet::Prepared;
 
-use crate::encode::{Conditioning, encode};
+use crate::encode::{Conditioning, encode_pair};
 use crate::error::{Error, Result};
 use crate::memory;
 use crate::noise::Noise;
@@ -164,7 +164,7 @@ impl Pipeline {
         let readers = self.readers(&self.base, None);
         let told: Vec<Conditioning> = plans
             .iter()
-            .map(|plan| Ok(encode(&readers, plan, true, &self.device)?.positive))
+            .map(|plan| Ok(encode_pair(&readers, plan, true, &self.device)?.positive))
             .collect::<Result<_>>()?;
         let rows = |of: fn(&Conditioning) -> &Tensor| {
             Tensor::cat(&told.iter().map(of).collect::<Vec<_>>(), 0)

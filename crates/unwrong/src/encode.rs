@@ -6,10 +6,13 @@
 
 use std::ops::Range;
 
-use candle_core::{D, Device, Tensor};
+use candle_core::{D, DType, Device, Tensor};
 use unwrong_models::layers::Run;
 use unwrong_models::text_encoder::{TextEncoder, TokenRow};
-use unwrong_prompt::{CHUNK_TOKENS, Chunk, END_OF_TEXT, EncodePlan, Encoder, Prompt, Variant};
+use unwrong_prompt::{
+    CHUNK_TOKENS, Chunk, Conjunction, ConjunctionPlan, END_OF_TEXT, Emphasis, EncodePlan, Encoder,
+    PartPlan, Script, SharedPlan, Variant, Warning, Weighting,
+};
 
 use crate::error::{Error, Result};
 use crate::plan::{NegativePrompt, Plan};
@@ -52,13 +55,35 @@ pub(crate) struct Row {
     masked: Range<usize>,
 }
 
+/// What a UNet is told in some of the steps.
+#[derive(Debug, Clone)]
+pub(crate) struct Guide {
+    /// The last step it is for, counted from 1.
+    pub(crate) until: usize,
+    /// Towards each of these, with its weight; one at least.
+    pub(crate) positive: Vec<(Conditioning, f64)>,
+    /// Away from this.
+    pub(crate) negative: Conditioning,
+}
+
 /// One text for all encoders of a model: a plan for each.
 struct Text {
-    plans: Vec<EncodePlan>,
+    plans: Vec<ConjunctionPlan>,
     pooled: [u32; CHUNK_TOKENS],
 }
 
-/// Encodes the prompts of a plan with the encoders of one model, the pooling one last.
+/// What base or refiner reads of a text, and of another one with the second encoder.
+struct Scripts {
+    first: Script,
+    second: Option<Script>,
+}
+
+/// The texts of a picture, each once.
+#[derive(Default)]
+struct Texts<'a>(Vec<[&'a Conjunction; 2]>);
+
+/// Encodes the prompts of a plan with the encoders of one model, the pooling one last; what is
+/// told in all steps, in their order.
 ///
 /// `zero_absent` is the model's `force_zeros_for_empty_prompt`: an absent negative prompt is all
 /// zeros, not the encoded empty text.
@@ -67,47 +92,81 @@ pub(crate) fn encode(
     plan: &Plan,
     zero_absent: bool,
     device: &Device,
-) -> Result<ConditioningPair> {
-    let negative = match &plan.negative_prompt {
-        NegativePrompt::Absent => "",
-        NegativePrompt::Text(text) => text,
-    };
-    let mut texts = [(&*plan.prompt, &plan.prompt_2), (negative, &plan.negative_prompt_2)]
-        .map(|(text, second)| Text::new(readers, plan, text, second.as_deref()));
-    let chunks = texts.iter().flat_map(|text| &text.plans).map(|plan| plan.chunks.len()).max();
-    for plan in texts.iter_mut().flat_map(|text| &mut text.plans) {
-        plan.pad_to(chunks.unwrap_or(1));
-    }
+) -> Result<Vec<Guide>> {
+    let positive = Scripts::new(plan, &plan.prompt, plan.prompt_2.as_deref(), Script::parse);
+    let text = plan.negative_prompt.text();
+    let negative =
+        Scripts::new(plan, text, plan.negative_prompt_2.as_deref(), Script::parse_negative);
+    let is_zero = zero_absent && plan.has_no_negative();
 
-    if zero_absent && plan.negative_prompt == NegativePrompt::Absent {
-        let positive = condition(readers, &texts[..1], device)?.remove(0);
-        let negative = Conditioning {
-            prompt_embeds: positive.prompt_embeds.zeros_like()?,
-            pooled_embeds: positive.pooled_embeds.zeros_like()?,
-        };
-        return Ok(ConditioningPair { positive, negative });
+    let mut texts = Texts::default();
+    let mut told = Vec::new();
+    for until in ends(&[&positive, &negative], plan.steps) {
+        let parts = (0..positive.first.parts.len())
+            .map(|part| (texts.place(positive.at(part, until)), positive.first.parts[part].weight));
+        let parts: Vec<_> = parts.collect();
+        let away = (!is_zero).then(|| texts.place(negative.at(0, until)));
+        told.push((until, parts, away));
     }
-    let mut both = condition(readers, &texts, device)?;
-    let (negative, positive) = (both.remove(1), both.remove(0));
-    Ok(ConditioningPair { positive, negative })
+    let conditionings = condition(readers, &texts.plans(readers, plan), device)?;
+    let guide = |(until, parts, away): (usize, Vec<(usize, f64)>, Option<usize>)| {
+        let positive: Vec<_> = parts
+            .into_iter()
+            .map(|(place, weight)| (conditionings[place].clone(), weight))
+            .collect();
+        let negative = match away {
+            Some(place) => conditionings[place].clone(),
+            None => positive[0].0.zeros_like()?,
+        };
+        Ok(Guide { until, positive, negative })
+    };
+    told.into_iter().map(guide).collect()
+}
+
+/// What the first step is told, of the first prompt.
+pub(crate) fn encode_pair(
+    readers: &[Reader<'_>],
+    plan: &Plan,
+    zero_absent: bool,
+    device: &Device,
+) -> Result<ConditioningPair> {
+    let Guide { mut positive, negative, .. } =
+        encode(readers, plan, zero_absent, device)?.remove(0);
+    Ok(ConditioningPair { positive: positive.remove(0).0, negative })
+}
+
+/// The last steps of all prompts: where something changes.
+fn ends(scripts: &[&Scripts], steps: usize) -> Vec<usize> {
+    let parts = scripts.iter().flat_map(|scripts| scripts.all()).flat_map(|script| &script.parts);
+    let ends = parts.flat_map(|part| &part.prompts).map(|prompt| prompt.until.min(steps));
+    let mut ends: Vec<usize> = ends.chain([steps]).collect();
+    ends.sort_unstable();
+    ends.dedup();
+    ends
 }
 
 /// What the reader of a plan's prompts may have meant otherwise, one sentence each.
 pub(crate) fn warnings(plan: &Plan) -> Vec<String> {
     let negative = match &plan.negative_prompt {
         NegativePrompt::Absent => None,
-        NegativePrompt::Text(text) => Some(("negative prompt", text)),
+        NegativePrompt::Text(text) => Some(text),
     };
-    let second = [
+    let texts = [
+        ("prompt", Some(&plan.prompt)),
+        ("negative prompt", negative),
         ("second prompt", plan.prompt_2.as_ref()),
         ("second negative prompt", plan.negative_prompt_2.as_ref()),
     ];
-    let second = second.into_iter().filter_map(|(name, text)| Some((name, text?)));
     let mut sentences = Vec::new();
-    for (name, text) in std::iter::once(("prompt", &plan.prompt)).chain(negative).chain(second) {
-        let (prompt, warnings) = Prompt::parse(text, plan.syntax.into());
+    for (name, text) in texts.into_iter().filter_map(|(name, text)| Some((name, text?))) {
+        let parse = if name.contains("negative") { Script::parse_negative } else { Script::parse };
+        let (script, warnings) = parse(text, plan.syntax.into(), plan.steps);
         sentences.extend(warnings.iter().map(|warning| format!("{name}: {warning}")));
-        let dropped = prompt.plan(Encoder::BigG, plan.long_prompt.into()).dropped;
+        let prompts = script.parts.iter().flat_map(|part| &part.prompts);
+        let dropped = prompts.map(|scheduled| {
+            scheduled.prompt.plan(Encoder::BigG, plan.long_prompt.into()).dropped()
+        });
+        let dropped = dropped.max().unwrap_or(0);
         if dropped > 0 {
             sentences.push(format!("{name}: the last {dropped} tokens were cut off"));
         }
@@ -115,22 +174,83 @@ pub(crate) fn warnings(plan: &Plan) -> Vec<String> {
     sentences
 }
 
-impl Text {
-    /// `second` is what the second of two encoders reads instead.
-    fn new(readers: &[Reader<'_>], plan: &Plan, text: &str, second: Option<&str>) -> Self {
-        let parse = |text| Prompt::parse(text, plan.syntax.into()).0;
-        let (first, second) = (parse(text), second.map(parse));
-        let of = |index: usize| match &second {
-            Some(second) if index > 0 => second,
-            _ => &first,
-        };
-        let long_prompt = plan.long_prompt.into();
-        let plan =
-            |(index, reader): (usize, &Reader<'_>)| of(index).plan(reader.encoder, long_prompt);
-        Self {
-            plans: readers.iter().enumerate().map(plan).collect(),
-            pooled: of(readers.len().saturating_sub(1)).pooled_ids(),
+impl Scripts {
+    fn new(
+        plan: &Plan,
+        first: &str,
+        second: Option<&str>,
+        parse: fn(&str, unwrong_prompt::Syntax, usize) -> (Script, Vec<Warning>),
+    ) -> Self {
+        let read = |text| parse(text, plan.syntax.into(), plan.steps).0;
+        Self { first: read(first), second: second.map(read) }
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Script> {
+        [&self.first].into_iter().chain(&self.second)
+    }
+
+    /// What both encoders read of a part at a step. Where the second text has fewer parts, its
+    /// last one stands for the others.
+    fn at(&self, part: usize, step: usize) -> [&Conjunction; 2] {
+        let first = self.first.parts[part].prompt_at(step);
+        let second = self
+            .second
+            .as_ref()
+            .map_or(first, |second| second.parts[part.min(second.parts.len() - 1)].prompt_at(step));
+        [first, second]
+    }
+}
+
+impl<'a> Texts<'a> {
+    /// Where a text stands, which is put behind the others if it is new.
+    fn place(&mut self, text: [&'a Conjunction; 2]) -> usize {
+        let sources = |text: &[&Conjunction; 2]| text.map(|one| one.source().to_owned());
+        let known = self.0.iter().position(|known| sources(known) == sources(&text));
+        known.unwrap_or_else(|| {
+            self.0.push(text);
+            self.0.len() - 1
+        })
+    }
+
+    /// What to run for each. The encoders' features of one text are filled up to one length; in
+    /// compel those of all texts are.
+    fn plans(&self, readers: &[Reader<'_>], plan: &Plan) -> Vec<Text> {
+        let new = |text: &[&Conjunction; 2]| Text::new(readers, plan, *text);
+        let mut texts: Vec<Text> = self.0.iter().map(new).collect();
+        let longest = texts.iter().map(Text::chunks).max().unwrap_or(1);
+        for text in &mut texts {
+            let length = match plan.syntax {
+                Syntax::Compel | Syntax::Plain => longest,
+                Syntax::A1111 | Syntax::A1111Original | Syntax::Comfy => text.chunks(),
+            };
+            text.plans.iter_mut().for_each(|plan| plan.pad_to(length));
         }
+        texts
+    }
+}
+
+impl Text {
+    /// The second text is what the second of two encoders reads.
+    fn new(readers: &[Reader<'_>], plan: &Plan, texts: [&Conjunction; 2]) -> Self {
+        let plans = readers.iter().zip(texts);
+        let plans = plans
+            .map(|(reader, text)| text.plan(reader.encoder, plan.long_prompt.into()))
+            .collect();
+        let last = readers.len().clamp(1, texts.len()) - 1;
+        Self { plans, pooled: texts[last].pooled_ids() }
+    }
+
+    fn chunks(&self) -> usize {
+        self.plans.iter().map(ConjunctionPlan::chunks).max().unwrap_or(1)
+    }
+}
+
+impl Conditioning {
+    fn zeros_like(&self) -> Result<Self> {
+        Ok(Self {
+            prompt_embeds: self.prompt_embeds.zeros_like()?,
+            pooled_embeds: self.pooled_embeds.zeros_like()?,
+        })
     }
 }
 
@@ -177,12 +297,13 @@ impl Row {
     }
 
     /// Everything an encoder has to read for a plan.
-    fn of_plan(plan: &EncodePlan) -> Vec<Self> {
+    fn of_plan(plan: &ConjunctionPlan) -> Vec<Self> {
         let mut rows = Vec::new();
-        for chunk in &plan.chunks {
+        for chunk in plan.plans().flat_map(|plan| &plan.chunks) {
             rows.extend(chunk.variants.iter().map(|variant| Self::of_variant(chunk, variant)));
         }
-        if plan.chunks.iter().any(Chunk::needs_empty) {
+        let mut chunks = plan.plans().flat_map(|plan| &plan.chunks);
+        if plan.parts.iter().any(PartPlan::needs_empty) || chunks.any(Chunk::needs_empty) {
             rows.push(Self::new(&plan.encoder.empty_ids()));
         }
         rows
@@ -249,15 +370,46 @@ impl States {
         pooled.ok_or(Error::NoPooledOutput)
     }
 
+    /// The features of a text, `[1, 77n, D]`: the formula at [`ConjunctionPlan`].
+    fn features(&self, plan: &ConjunctionPlan) -> Result<Tensor> {
+        let parts = plan.parts.iter().map(|part| self.part(part, plan.encoder));
+        Ok(Tensor::cat(&parts.collect::<Result<Vec<_>>>()?, 1)?)
+    }
+
+    fn part(&self, part: &PartPlan, encoder: Encoder) -> Result<Tensor> {
+        if part.is_plain() {
+            return self.prompt(&part.prompts[0].plan);
+        }
+        let mut sum: Option<Tensor> = None;
+        for SharedPlan { share, plan } in &part.prompts {
+            let features = (self.prompt(plan)? * f64::from(*share))?;
+            sum = Some(match sum {
+                Some(sum) => (sum + features)?,
+                None => features,
+            });
+        }
+        let sum = sum.expect("a part has a prompt");
+        if !part.needs_empty() {
+            return Ok(sum);
+        }
+        let empty = self.of(&Row::new(&encoder.empty_ids())).repeat((1, part.chunks(), 1))?;
+        Ok((&empty + ((sum - &empty)? * f64::from(part.weight))?)?)
+    }
+
     /// The features of a prompt, `[1, 77n, D]`: the formula at [`EncodePlan`].
-    fn features(&self, plan: &EncodePlan) -> Result<Tensor> {
+    fn prompt(&self, plan: &EncodePlan) -> Result<Tensor> {
         let chunk = |chunk: &Chunk| {
             let states = self.blended(chunk)?;
-            if chunk.needs_empty() {
-                let empty = self.of(&Row::new(&plan.encoder.empty_ids()));
-                weighted(&states, empty, chunk)
-            } else {
-                Ok(states)
+            if !chunk.is_weighted() {
+                return Ok(states);
+            }
+            match chunk.weighting {
+                Weighting::Scale => scaled(&states, chunk),
+                Weighting::ScaleKeepMean => keeping_mean(&states, &scaled(&states, chunk)?),
+                _ => {
+                    let empty = self.of(&Row::new(&plan.encoder.empty_ids()));
+                    weighted(&states, empty, chunk)
+                }
             }
         };
         let chunks = plan.chunks.iter().map(chunk).collect::<Result<Vec<_>>>()?;
@@ -278,6 +430,18 @@ impl States {
     }
 }
 
+/// `weight · states`.
+fn scaled(states: &Tensor, chunk: &Chunk) -> Result<Tensor> {
+    let weights = Tensor::new(&chunk.weights[..], states.device())?;
+    Ok(states.broadcast_mul(&weights.reshape((1, CHUNK_TOKENS, 1))?)?)
+}
+
+/// Scaled states times what gives them the mean that they had.
+fn keeping_mean(states: &Tensor, scaled: &Tensor) -> Result<Tensor> {
+    let mean = |tensor: &Tensor| tensor.to_dtype(DType::F64)?.mean_all()?.to_scalar::<f64>();
+    Ok((scaled * (mean(states)? / mean(scaled)?))?)
+}
+
 /// `empty + weight · (states − empty)`; a token of weight 1 stays as it is, to the bit.
 fn weighted(states: &Tensor, empty: &Tensor, chunk: &Chunk) -> Result<Tensor> {
     let device = states.device();
@@ -294,6 +458,9 @@ impl From<Syntax> for unwrong_prompt::Syntax {
         match syntax {
             Syntax::Compel => Self::Compel,
             Syntax::Plain => Self::Plain,
+            Syntax::A1111 => Self::A1111 { emphasis: Emphasis::NoNorm },
+            Syntax::A1111Original => Self::A1111 { emphasis: Emphasis::Original },
+            Syntax::Comfy => Self::Comfy,
         }
     }
 }

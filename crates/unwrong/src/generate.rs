@@ -4,17 +4,14 @@
 //! refiner never take turns. Small pictures go through a UNet together; no
 //! number of one depends on the others.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
 use candle_core::{DType, Tensor};
-use unwrong_models::layers::Run;
-use unwrong_models::lora::{Adapters, Applied};
-use unwrong_models::unet::Prepared;
+use unwrong_models::lora::Applied;
 
-use crate::denoiser::{GuidedUnet, is_guided};
-use crate::encode::{Conditioning, ConditioningPair, encode, warnings};
+use crate::denoiser::GuidedUnet;
+use crate::encode::{ConditioningPair, Guide, encode, encode_pair, warnings};
 use crate::error::{Error, Result};
 use crate::memory::tiling_warning;
 use crate::noise::Noise;
@@ -22,6 +19,7 @@ use crate::picture::{EmbeddedRequest, Pixels};
 use crate::pipeline::{AdapterKey, AdapterSet, Pipeline, Stage, Told, VAE_FACTOR};
 use crate::plan::Plan;
 use crate::progress::{Event, Part, Phase, Progress, Silent, announce};
+use crate::questions::Questions;
 use crate::request::GenerateRequest;
 use crate::sampler::euler;
 use crate::schedule::Schedule;
@@ -62,7 +60,7 @@ pub(crate) struct Job {
 
 impl Job {
     /// All that its conditioning for a UNet depends on.
-    fn told(&self, part: Part) -> Told {
+    pub(crate) fn told(&self, part: Part) -> Told {
         let adapters = (part == Part::Base).then(|| Arc::clone(&self.adapters));
         Told { adapters, plan: self.plan.clone() }
     }
@@ -169,136 +167,75 @@ impl Pipeline {
                 let (picture, pictures) = (*picture, jobs.len());
                 announce(progress, Event::Phase { phase: Phase::Encode, picture, pictures })?;
             }
-            // Prompts of different lengths make tensors of different shapes.
-            let mut by_length: BTreeMap<usize, Vec<(usize, ConditioningPair)>> = BTreeMap::new();
-            for picture in group {
-                let pair = self.conditioning(stage, part, &mut jobs[picture])?;
-                let length = pair.positive.prompt_embeds.dim(1)?;
-                by_length.entry(length).or_default().push((picture, pair));
+            let questions = Questions::new(self, stage, part, jobs, &group)?;
+            jobs[group[0]].timings.encode += questions.begin(schedule.first_step())?;
+            let first = &jobs[group[0]];
+            let set = Arc::clone(&first.adapters);
+            let denoiser = GuidedUnet {
+                unet: &stage.unet,
+                run: self.unet_run(
+                    first.plan.weights,
+                    if part == Part::Base { &set.adapters.unet } else { &self.none },
+                ),
+                questions: &|step| questions.at(step),
+                guidance_scales: group
+                    .iter()
+                    .map(|picture| jobs[*picture].plan.guidance_scale)
+                    .collect(),
+                prediction_type: stage.scheduler.prediction_type,
+            };
+            for picture in &group {
+                let (phase, picture, pictures) = (part.phase(), *picture, jobs.len());
+                announce(progress, Event::Phase { phase, picture, pictures })?;
             }
-            for pairs in by_length.into_values() {
-                self.denoise_together(
-                    stage,
-                    part,
-                    jobs,
-                    &pairs,
-                    &schedule,
-                    &mut latents,
-                    progress,
-                )?;
+            self.identity.start();
+            let began: Vec<&Tensor> = group.iter().map(|picture| &latents[*picture]).collect();
+            let began = Tensor::cat(&began, 0)?;
+            let ended =
+                euler(&denoiser, began, &schedule, &mut watch(progress, jobs, part, &group))?;
+            let what = match part {
+                Part::Base => "the latents after the base",
+                Part::Refiner => "the latents after the refiner",
+            };
+            for (place, picture) in group.iter().enumerate() {
+                latents[*picture] = finite(ended.narrow(0, place, 1)?, what)?;
             }
         }
         Ok(latents)
     }
 
-    /// Takes pictures of one shape through one UNet's part of the noise.
-    #[expect(clippy::too_many_arguments, reason = "all that a run is made of")]
-    fn denoise_together(
-        &self,
-        stage: &Stage,
-        part: Part,
-        jobs: &mut [Job],
-        pairs: &[(usize, ConditioningPair)],
-        schedule: &Schedule,
-        latents: &mut [Tensor],
-        progress: &mut dyn Progress,
-    ) -> Result<()> {
-        let group: Vec<usize> = pairs.iter().map(|(picture, _)| *picture).collect();
-        let pictures = jobs.len();
-        let prepared = self.prepared(stage, part, jobs, pairs)?;
-        let first = &jobs[group[0]];
-        let set = Arc::clone(&first.adapters);
-        let denoiser = GuidedUnet {
-            unet: &stage.unet,
-            run: self.unet_run(
-                first.plan.weights,
-                if part == Part::Base { &set.adapters.unet } else { &self.none },
-            ),
-            prepared: &prepared,
-            guidance_scales: group
-                .iter()
-                .map(|picture| jobs[*picture].plan.guidance_scale)
-                .collect(),
-            prediction_type: stage.scheduler.prediction_type,
-        };
-        for picture in &group {
-            let phase = part.phase();
-            announce(progress, Event::Phase { phase, picture: *picture, pictures })?;
-        }
-        self.identity.start();
-        let began: Vec<&Tensor> = group.iter().map(|picture| &latents[*picture]).collect();
-        let began = Tensor::cat(&began, 0)?;
-        let mut watch = watch(progress, jobs, part, &group);
-        let ended = euler(&denoiser, began, schedule, &mut watch)?;
-        let what = match part {
-            Part::Base => "the latents after the base",
-            Part::Refiner => "the latents after the refiner",
-        };
-        for (place, (picture, _)) in pairs.iter().enumerate() {
-            latents[*picture] = finite(ended.narrow(0, place, 1)?, what)?;
-        }
-        Ok(())
-    }
-
-    /// What base or refiner is told about the first picture of a request.
+    /// What base or refiner is told about the first picture of a request, in its first step; of
+    /// several prompts joined by `AND` the first.
     ///
     /// The refiner of a pipeline without one is told what the base is.
     pub fn condition(&self, request: &GenerateRequest, part: Part) -> Result<ConditioningPair> {
         let jobs = self.plan(std::slice::from_ref(request), &mut Silent)?;
-        match (part, &self.refiner) {
-            (Part::Refiner, Some(refiner)) => self.encode(refiner, &jobs[0].plan, None),
-            _ => self.encode(&self.base, &jobs[0].plan, Some(&jobs[0].adapters.adapters)),
-        }
+        let Job { plan, adapters, .. } = &jobs[0];
+        let (stage, adapters) = match (part, &self.refiner) {
+            (Part::Refiner, Some(refiner)) => (refiner, None),
+            _ => (&self.base, Some(&adapters.adapters)),
+        };
+        let readers = self.readers(stage, adapters);
+        encode_pair(&readers, plan, stage.index.force_zeros_for_empty_prompt, &self.device)
     }
 
-    fn encode(
+    /// What a picture is told in all steps; the last ones stay ready.
+    pub(crate) fn guides(
         &self,
         stage: &Stage,
-        plan: &Plan,
-        adapters: Option<&Adapters>,
-    ) -> Result<ConditioningPair> {
-        let readers = self.readers(stage, adapters);
-        encode(&readers, plan, stage.index.force_zeros_for_empty_prompt, &self.device)
-    }
-
-    /// What the encoders say of a picture's prompts; the last ones stay ready.
-    fn conditioning(&self, stage: &Stage, part: Part, job: &mut Job) -> Result<ConditioningPair> {
+        part: Part,
+        job: &mut Job,
+    ) -> Result<Arc<Vec<Guide>>> {
         let told = job.told(part);
         let Job { plan, adapters, timings } = job;
         stage.conditioned.get_or_make(told, || {
             let started = Instant::now();
             let adapters = (part == Part::Base).then_some(&adapters.adapters);
-            let pair = self.encode(stage, plan, adapters)?;
+            let readers = self.readers(stage, adapters);
+            let zero_absent = stage.index.force_zeros_for_empty_prompt;
+            let guides = encode(&readers, plan, zero_absent, &self.device)?;
             timings.encode += started.elapsed().as_secs_f64();
-            Ok(pair)
-        })
-    }
-
-    /// What a UNet is told about pictures; the last ones stay ready. What it takes is counted
-    /// for the first of them.
-    fn prepared(
-        &self,
-        stage: &Stage,
-        part: Part,
-        jobs: &mut [Job],
-        pairs: &[(usize, ConditioningPair)],
-    ) -> Result<Arc<Prepared>> {
-        let told: Vec<Told> = pairs.iter().map(|(picture, _)| jobs[*picture].told(part)).collect();
-        stage.prepared.get_or_make(told, || {
-            let started = Instant::now();
-            let ids = |plan: &Plan| match part {
-                Part::Base => plan.conditions.base(),
-                Part::Refiner => plan.conditions.refiner(stage.index.requires_aesthetics_score),
-            };
-            let time_ids: Vec<_> =
-                pairs.iter().map(|(picture, _)| ids(&jobs[*picture].plan)).collect();
-            let first = &mut jobs[pairs[0].0];
-            let set = Arc::clone(&first.adapters);
-            let run = self.run(if part == Part::Base { &set.adapters.unet } else { &self.none });
-            let pairs = pairs.iter().map(|(_, pair)| pair).zip(time_ids).collect::<Vec<_>>();
-            let prepared = prepare(stage, &run, &pairs, is_guided(first.plan.guidance_scale))?;
-            first.timings.encode += started.elapsed().as_secs_f64();
-            Ok(Arc::new(prepared))
+            Ok(Arc::new(guides))
         })
     }
 
@@ -399,24 +336,4 @@ fn finite(tensor: Tensor, what: &'static str) -> Result<Tensor> {
     // Infinities and NaN survive a sum of absolute values; f64 cannot overflow here.
     let sum = tensor.abs()?.to_dtype(DType::F64)?.sum_all()?.to_scalar::<f64>()?;
     if sum.is_finite() { Ok(tensor) } else { Err(Error::NotFinite { what }) }
-}
-
-/// Joins both halves of guidance into one batch, all negative ones first, as diffusers does.
-fn prepare(
-    stage: &Stage,
-    run: &Run<'_>,
-    pairs: &[(&ConditioningPair, [Vec<f32>; 2])],
-    is_guided: bool,
-) -> Result<Prepared> {
-    let rows = |of: fn(&Conditioning) -> &Tensor| -> Result<Tensor> {
-        let negative = pairs.iter().filter(|_| is_guided).map(|(pair, _)| of(&pair.negative));
-        let positive = pairs.iter().map(|(pair, _)| of(&pair.positive));
-        Ok(Tensor::cat(&negative.chain(positive).collect::<Vec<_>>(), 0)?)
-    };
-    let embeds = rows(|told| &told.prompt_embeds)?;
-    let pooled = rows(|told| &told.pooled_embeds)?;
-    let negative = pairs.iter().filter(|_| is_guided).map(|(_, [_, negative])| negative);
-    let ids = negative.chain(pairs.iter().map(|(_, [positive, _])| positive)).flatten().copied();
-    let ids = Tensor::from_iter(ids, embeds.device())?.reshape((embeds.dim(0)?, ()))?;
-    Ok(stage.unet.prepare(run, &embeds, &pooled, &ids)?)
 }

@@ -9,7 +9,6 @@ use unwrong_models::kept_bytes;
 use unwrong_models::unet::Unet;
 use unwrong_models::vae::{Tiling, Work};
 
-use crate::denoiser::is_guided;
 use crate::error::{Error, Result};
 use crate::pipeline::{Pipeline, VAE_FACTOR};
 use crate::plan::Plan;
@@ -155,7 +154,7 @@ pub fn gigabytes(bytes: u64) -> String {
 
 /// What a step of so many pictures takes, in bytes, as estimated.
 pub(crate) fn step_bytes(unet: &Unet, plan: &Plan, pictures: usize) -> u64 {
-    let batch = pictures * if is_guided(plan.guidance_scale) { 2 } else { 1 };
+    let batch = pictures * plan.rows();
     // A chunk of 75 tokens is seldom less than 150 bytes; keys are a small part of the whole.
     let tokens = 77 * (1 + plan.prompt.len() / 150);
     unet.bytes(batch, latents(plan.size), tokens)

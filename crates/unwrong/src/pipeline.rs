@@ -14,12 +14,13 @@ use unwrong_models::layers::Run;
 use unwrong_models::lora::{Adapters, Applied, LayerAdapters, Targets};
 use unwrong_models::ops::Ops;
 use unwrong_models::text_encoder::TextEncoder;
-use unwrong_models::unet::{Prepared, Unet};
+use unwrong_models::unet::Unet;
 use unwrong_models::vae::Vae;
 use unwrong_prompt::Encoder;
 
 use crate::catalog::{Catalog, Opened};
-use crate::encode::{ConditioningPair, Reader, Row};
+use crate::denoiser::Question;
+use crate::encode::{Guide, Reader, Row};
 use crate::error::{Error, Result};
 use crate::identity::{Identity, identify_lora};
 use crate::picture::EmbeddedLora;
@@ -84,9 +85,10 @@ pub(crate) struct Stage {
     /// The base has two, the refiner one; the last of them pools.
     pub(crate) encoders: Vec<Arc<PromptEncoder>>,
     /// What the encoders said.
-    pub(crate) conditioned: Recent<Told, ConditioningPair>,
-    /// What the UNet made of it, for pictures that are drawn together.
-    pub(crate) prepared: Recent<Vec<Told>, Arc<Prepared>>,
+    pub(crate) conditioned: Recent<Told, Arc<Vec<Guide>>>,
+    /// What the UNet made of it, for pictures that are drawn together and the place in each
+    /// one's guides.
+    pub(crate) questions: Recent<Vec<(Told, usize)>, Arc<Vec<Question>>>,
 }
 
 /// A text encoder and what it has read lately. Base and refiner may share one.
@@ -97,6 +99,7 @@ pub(crate) struct PromptEncoder {
 }
 
 /// All that what a UNet is told depends on.
+#[derive(Clone)]
 pub(crate) struct Told {
     /// Absent for the refiner, which no LoRA file changes.
     pub(crate) adapters: Option<Arc<AdapterSet>>,
@@ -343,7 +346,7 @@ impl Stage {
             unet: Unet::load(config, weights)?,
             encoders,
             conditioned: Recent::new(ENCODED),
-            prepared: Recent::new(READY),
+            questions: Recent::new(READY),
         })
     }
 }

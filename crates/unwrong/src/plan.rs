@@ -6,6 +6,8 @@
 
 use unwrong_models::files::ModelDefaults;
 
+use unwrong_prompt::Script;
+
 use crate::denoiser::is_guided;
 use crate::error::{Error, Result};
 use crate::request::{Crop, GenerateRequest, LongPrompt, NoiseKind, Size, Syntax, Weights};
@@ -119,7 +121,41 @@ fn sizes(original: Size, crop: Crop, target: Option<Size>) -> Vec<f32> {
         .collect()
 }
 
+impl NegativePrompt {
+    /// What there is to read.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        match self {
+            Self::Absent => "",
+            Self::Text(text) => text,
+        }
+    }
+}
+
 impl Plan {
+    /// Whether there is nothing to go away from. In A1111 (`sd_models_xl.py`,
+    /// `force_zero_negative_prompt`) an empty negative prompt is none.
+    pub(crate) fn has_no_negative(&self) -> bool {
+        match self.syntax {
+            Syntax::A1111 | Syntax::A1111Original => {
+                self.negative_prompt.text().is_empty() && self.negative_prompt_2.is_none()
+            }
+            _ => self.negative_prompt == NegativePrompt::Absent,
+        }
+    }
+
+    /// How many prompts the first step asks about.
+    pub(crate) fn rows(&self) -> usize {
+        let (script, _) = Script::parse(&self.prompt, self.syntax.into(), self.steps);
+        let parts = script.parts.len();
+        if self.is_guided(parts) { parts + 1 } else { 1 }
+    }
+
+    /// Whether the negative prompt counts: also where several positive ones are joined.
+    pub(crate) fn is_guided(&self, parts: usize) -> bool {
+        is_guided(self.guidance_scale) || parts > 1
+    }
+
     /// Whether two pictures are told the same, so that they can share what is computed from it.
     pub(crate) fn same_conditioning(&self, other: &Self) -> bool {
         self.prompt == other.prompt
@@ -129,6 +165,8 @@ impl Plan {
             && self.conditions == other.conditions
             && self.syntax == other.syntax
             && self.long_prompt == other.long_prompt
+            // Schedules count the steps.
+            && self.steps == other.steps
             && is_guided(self.guidance_scale) == is_guided(other.guidance_scale)
     }
 

@@ -70,6 +70,9 @@ pub struct GenerateRequest {
     /// The wrong-LoRA to use with `wrong`, in place of the model's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wrong_lora: Option<String>,
+    /// The folder of the LoRA files that a prompt names with `<lora:name:1>`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lora_dir: Option<String>,
 
     /// Seed of the first picture; absent means a random one. 0 is a seed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -182,6 +185,7 @@ impl GenerateRequest {
             ("refiner", &self.refiner),
             ("vae", &self.vae),
             ("wrong_lora", &self.wrong_lora),
+            ("lora_dir", &self.lora_dir),
         ] {
             check_name(field, name.as_deref())?;
         }
@@ -486,10 +490,17 @@ names! {
 
 names! {
     /// How weights are written in the prompts.
-    Syntax in "syntax", expected "compel, plain" {
+    Syntax in "syntax", expected "compel, a1111, a1111-original, comfy, plain" {
         /// `word++`, `(some words)1.3`: the library that the method uses.
         #[default]
         Compel = "compel",
+        /// A1111 and Forge: `(word:1.3)`, `[word]`, `BREAK`, `AND`, `[a:b:0.5]`, `<lora:name:1>`;
+        /// weights as they do it for SDXL, "No norm".
+        A1111 = "a1111",
+        /// The same with weights that keep the mean of the features, "Original".
+        A1111Original = "a1111-original",
+        /// `ComfyUI`: `(word:1.3)`.
+        Comfy = "comfy",
         /// No weights: every character is text.
         Plain = "plain",
     }

@@ -77,6 +77,12 @@ impl Schedule {
         self.timesteps.len()
     }
 
+    /// The number of the first of them, counted over the whole run from 1.
+    #[must_use]
+    pub fn first_step(&self) -> usize {
+        self.before + 1
+    }
+
     /// Whether there is nothing to do.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -10,7 +10,7 @@ use unwrong_models::unet::Unet;
 use unwrong_models::vae::Posterior;
 use unwrong_prompt::{Encoder, Prompt};
 
-use crate::encode::{Conditioning, encode};
+use crate::encode::{Conditioning, encode_pair};
 use crate::error::Result;
 use crate::pipeline::Pipeline;
 use crate::plan::Plan;
@@ -79,7 +79,7 @@ impl Pipeline {
             ..GenerateRequest::default()
         };
         let plan = Plan::expand(&request, self.defaults(), self.native_size(), false)?.remove(0);
-        Ok(encode(&self.readers(&self.base, None), &plan, true, &self.device)?.positive)
+        Ok(encode_pair(&self.readers(&self.base, None), &plan, true, &self.device)?.positive)
     }
 
     /// The base's text encoders. The last one pools.
