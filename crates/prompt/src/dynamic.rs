@@ -15,10 +15,10 @@
 //! | `__food/*__` | one of the entries of all wildcards whose names match; `*` is any characters, `/` too, and `?` is one |
 //!
 //! Options and entries may hold lists and wildcards. White space before an option is left out,
-//! behind it stays. More options than there are is all of them, `0$$` is none. `__fruit__` means
-//! `food/fruit` where there is no `fruit`. An entry that stands twice counts once. A backslash
-//! makes text of `{`, `}` and `__`, and within a list of `|` and `$`; a backslash elsewhere is
-//! text. So is a `}` or `__` that has no partner.
+//! behind it stays. More options than there are is all of them, `0$$` is none. An option that
+//! draws nothing gets no separator. `__fruit__` means `food/fruit` where there is no `fruit`. An
+//! entry that stands twice counts once. A backslash makes text of `{`, `}` and `__`, and within a
+//! list of `|` and `$`; a backslash elsewhere is text. So is a `}` or `__` that has no partner.
 //!
 //! Not here, each refused with what to write instead: variables (`${x=…}`), wrapping (`%{…}`),
 //! the samplers `@` and `!`, wildcards with variables or with a list in their name. Comments are
@@ -354,7 +354,10 @@ struct Draw<'a> {
 /// What is still to be written.
 enum Task {
     Nodes(Span),
-    Text(Span),
+    /// The separator of a list whose first option starts at this byte of what is drawn.
+    Separator(Span, usize),
+    /// The option after the separator ends.
+    OptionEnd,
 }
 
 impl Draw<'_> {
@@ -362,16 +365,30 @@ impl Draw<'_> {
         let mut drawn = String::new();
         let mut characters = 0;
         let mut tasks = vec![Task::Nodes(self.tables.sequences[self.tables.root])];
+        // Where the separators stand that nothing may come after yet.
+        let mut separators: Vec<Span> = Vec::new();
         while let Some(task) = tasks.pop() {
             let text = match task {
-                Task::Text(text) => text,
+                Task::OptionEnd => {
+                    let separator = separators.pop().expect("every option end has a separator");
+                    if drawn.len() == separator.end {
+                        drawn.truncate(separator.start);
+                    }
+                    continue;
+                }
+                Task::Separator(text, list) => {
+                    let start = drawn.len();
+                    let text = if start == list { Span::default() } else { text };
+                    separators.push(Span { start, end: start + text.end - text.start });
+                    text
+                }
                 Task::Nodes(nodes) if nodes.start == nodes.end => continue,
                 Task::Nodes(nodes) => {
                     tasks.push(Task::Nodes(Span { start: nodes.start + 1, ..nodes }));
                     match self.tables.nodes[nodes.start] {
                         Node::Text(text) => text,
                         Node::List(list) => {
-                            self.push_options(list, &mut tasks)?;
+                            self.push_options(list, drawn.len(), &mut tasks)?;
                             continue;
                         }
                     }
@@ -388,8 +405,8 @@ impl Draw<'_> {
         Ok(drawn)
     }
 
-    /// Draws from a list; what was drawn comes first on the stack.
-    fn push_options(&mut self, list: usize, tasks: &mut Vec<Task>) -> Result<()> {
+    /// Draws from a list at byte `at`; what was drawn comes first on the stack.
+    fn push_options(&mut self, list: usize, at: usize, tasks: &mut Vec<Task>) -> Result<()> {
         let tables = self.tables;
         let weights = tables.weights[tables.source(list)];
         let choices = tables.choices(list);
@@ -409,9 +426,11 @@ impl Draw<'_> {
             _ => self.options(choices, weights.total, count),
         };
         for (n, option) in drawn.into_iter().enumerate().rev() {
-            tasks.push(Task::Nodes(tables.sequences[choices[option].sequence]));
-            if n > 0 {
-                tasks.push(Task::Text(list.separator));
+            let option = Task::Nodes(tables.sequences[choices[option].sequence]);
+            if n == 0 {
+                tasks.push(option);
+            } else {
+                tasks.extend([Task::OptionEnd, option, Task::Separator(list.separator, at)]);
             }
         }
         Ok(())

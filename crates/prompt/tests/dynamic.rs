@@ -79,6 +79,15 @@ fn some_options_are_drawn_without_repeats_in_any_order() {
 }
 
 #[test]
+fn an_option_that_draws_nothing_gets_no_separator() {
+    assert_all("{2$$a|}", &["a"]);
+    assert_all("{3$$-$$a||b}", &["a-b", "b-a"]);
+    assert_all("x{2$$, $${|}|{2$$+$$a|}} y", &["xa y"]);
+    assert_all("{3$$||}", &[""]);
+    assert_all("{1$$, |{2$$a|b}}", &[", ", "a, b", "b, a"]);
+}
+
+#[test]
 fn more_options_than_there_are_is_all_of_them_and_zero_is_none() {
     assert_all("{5$$a|b}", &["a, b", "b, a"]);
     assert_all("{99999999999999999999999$$a}", &["a"]);
