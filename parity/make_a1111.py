@@ -10,7 +10,8 @@ With `--check` it compares N random prompts with `target/release/examples/script
 `cargo build --release -p unwrong-prompt --example script`) and writes nothing.
 
 Where a prompt is broken, its schedule in A1111 depends on the order of a Python set, so on
-PYTHONHASHSEED. Schedules are read with several seeds, and are `null` where these differ.
+PYTHONHASHSEED. Schedules are read with several seeds, and are `null` where these differ, or where
+reading takes more than a second.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import importlib.util
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import types
@@ -177,6 +179,14 @@ def random_prompts(seed, count):
     return ["".join(draw.choices(PIECES, k=draw.randint(1, draw.choice(lengths)))) for _ in range(count)]
 
 
+class TooSlow(Exception):
+    pass
+
+
+def give_up(*_):
+    raise TooSlow
+
+
 class Nothing(types.ModuleType):
     """Stands for whatever a file imports and does not use here."""
 
@@ -244,10 +254,13 @@ class Oracle:
     def schedules(self, text):
         """For the numbers of steps, read in the new and the old way."""
         read = self.parser.get_learned_conditioning_prompt_schedules
+        signal.setitimer(signal.ITIMER_REAL, 1)
         try:
             return [[read([text], steps, None, old)[0] for steps in STEPS] for old in (False, True)]
-        except OverflowError:
+        except Exception:
             return None
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
 
     def attention(self, text):
         try:
@@ -375,6 +388,7 @@ def main():
 
     if options.schedules:
         sys.modules["torch"] = Nothing("torch")
+        signal.signal(signal.SIGALRM, give_up)
         oracle = Oracle(options.checkout)
         json.dump([oracle.schedules(text) for text in json.load(sys.stdin)], sys.stdout)
         return

@@ -18,8 +18,8 @@ use crate::warning::Warning;
 /// let (script, warnings) = Script::parse(text, syntax, 30);
 /// assert!(warnings.is_empty());
 /// assert_eq!(script.loras[0].name, "ink");
-/// assert_eq!(script.parts[0].prompt_at(15).source(), "a cat ");
-/// assert_eq!(script.parts[0].prompt_at(16).source(), "a dog ");
+/// assert_eq!(script.parts[0].prompt_at(15).source(), "a cat");
+/// assert_eq!(script.parts[0].prompt_at(16).source(), "a dog");
 /// assert_eq!(script.parts[1].weight, 0.6);
 /// ```
 #[derive(Clone, Debug, PartialEq)]

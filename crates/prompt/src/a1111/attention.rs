@@ -82,7 +82,8 @@ impl<'a> Reader<'a> {
         } else if let Some(weight) = float(number) {
             self.at = end;
             if let Some((_, piece)) = self.round.pop() {
-                self.multiply(piece, weight.clamp(-WEIGHT_LIMIT, WEIGHT_LIMIT));
+                // Finite, so that zero times it is zero.
+                self.multiply(piece, weight.clamp(f64::MIN, f64::MAX));
             }
         } else {
             // A1111 stops with an error here.

@@ -17,7 +17,6 @@ const COMMA_BACKTRACK: usize = 20;
 /// second with `open_clip`, to which `!` is no padding.
 ///
 /// A1111 1.10.1, `modules/sd_hijack_clip.py`, `tokenize_line`, without textual inversion.
-#[expect(clippy::float_cmp, reason = "the weight of a break is never computed")]
 pub(crate) fn chunks(fragments: &[Fragment], emphasis: Emphasis, encoder: Encoder) -> Vec<Chunk> {
     let tokenizer = Tokenizer::new(Encoder::ClipL);
     let weighting = emphasis.weighting();

@@ -25,14 +25,17 @@ pub(crate) fn take_out(text: &str) -> (String, Vec<LoraTag>, Vec<Warning>) {
     let mut rest = String::with_capacity(text.len());
     let (mut loras, mut warnings) = (Vec::new(), Vec::new());
     let mut from = 0;
-    let mut next_end = NextEnd::default();
+    let last = text.rfind('>').unwrap_or(0);
+    let mut found = None;
     while let Some(start) = text[from..].find('<').map(|found| from + found) {
         let inside = start + 1;
         let kind = text[inside..].split(|c| !is_word(c)).next().unwrap_or("");
         let arguments = inside + kind.len() + 1;
         let opens = !kind.is_empty() && text[inside + kind.len()..].starts_with(':');
-        let end = if opens { next_end.after(text, arguments) } else { None };
-        let Some(end) = end.filter(|&end| end > arguments) else {
+        if opens && arguments <= last {
+            found = next_end(text, arguments, found);
+        }
+        let Some(end) = found.filter(|&end| opens && end > arguments) else {
             rest.push_str(&text[from..inside + kind.len()]);
             from = inside + kind.len();
             continue;
@@ -51,16 +54,12 @@ pub(crate) fn take_out(text: &str) -> (String, Vec<LoraTag>, Vec<Warning>) {
     (rest, loras, warnings)
 }
 
-/// Finds `>` and remembers it, so that a row of `<a:<a:<a:` is read once.
-#[derive(Default)]
-struct NextEnd(Option<Option<usize>>);
-
-impl NextEnd {
-    fn after(&mut self, text: &str, from: usize) -> Option<usize> {
-        if self.0.is_none_or(|found| found.is_some_and(|end| end < from)) {
-            self.0 = Some(text[from..].find('>').map(|found| from + found));
-        }
-        self.0.flatten()
+/// The place of the first `>` from `from` on, given the one found last: a row of `<a:<a:<a:`
+/// is read once.
+fn next_end(text: &str, from: usize, last: Option<usize>) -> Option<usize> {
+    match last {
+        Some(end) if end >= from => Some(end),
+        _ => text[from..].find('>').map(|found| from + found),
     }
 }
 

@@ -33,10 +33,10 @@ pub(crate) fn read(text: &str, steps: Steps) -> (Vec<(usize, String)>, Vec<Warni
         match &item.kind {
             Kind::Scheduled { number, .. } => {
                 let switch = steps.switch(number);
-                if (1..steps.count as i64).contains(&switch) {
-                    ends.insert(switch as usize);
+                if (1..steps.count).contains(&switch) {
+                    ends.insert(switch);
                 } else if understood && warnings.len() < MOST_WARNINGS {
-                    let found = excerpt(&text[item.place..items[item.end].place + 1]);
+                    let found = excerpt(&text[item.place..=items[item.end].place]);
                     warnings.push(Warning::NeverSwitches { found, steps: steps.count });
                 }
             }
@@ -211,9 +211,10 @@ fn is_number(text: &str) -> bool {
 }
 
 impl Steps {
-    /// The last step of the text before the switch; 0 and less, or more steps than there are,
-    /// for a switch that does not happen.
-    fn switch(self, number: &str) -> i64 {
+    /// The last step of the text before the switch: 0 where it is over before the first step,
+    /// and the last step where it never comes.
+    #[expect(clippy::cast_sign_loss, reason = "what is negative is 0")]
+    fn switch(self, number: &str) -> usize {
         // The grammar lets only numbers through; one too large for an f64 is infinite.
         let value: f64 = number.parse().unwrap_or(f64::INFINITY);
         let share = match self.switch_time {
@@ -221,31 +222,34 @@ impl Steps {
             SwitchTime::Old => value < 1.0,
         };
         let step = if share { value * self.count as f64 } else { value };
-        (step as i64).min(self.count as i64)
+        (step as usize).min(self.count)
     }
 }
 
 /// The text at `step`, with a stack of its own: nesting costs memory, never the call stack.
 fn text_at(step: usize, text: &str, items: &[Item], steps: Steps) -> String {
     let mut result = String::with_capacity(text.len());
-    let mut ranges = vec![0..items.len() - 1];
+    let mut ranges: Vec<_> = std::iter::once(0..items.len() - 1).collect();
     while let Some(range) = ranges.last_mut() {
         let Some(at) = range.next() else {
             ranges.pop();
             continue;
         };
         let item = &items[at];
-        let chosen =
-            match &item.kind {
-                Kind::Text => {
-                    result.push_str(&text[item.place..items[at + 1].place]);
-                    continue;
+        let chosen = match &item.kind {
+            Kind::Text => {
+                result.push_str(&text[item.place..items[at + 1].place]);
+                continue;
+            }
+            Kind::Scheduled { before, after, number } => {
+                if step <= steps.switch(number) {
+                    before
+                } else {
+                    after
                 }
-                Kind::Scheduled { before, after, number } => {
-                    if step as i64 <= steps.switch(number) { before } else { after }
-                }
-                Kind::Alternate { turns } => &turns[(step - 1) % turns.len()],
-            };
+            }
+            Kind::Alternate { turns } => &turns[(step - 1) % turns.len()],
+        };
         range.start = item.end + 1;
         ranges.push(chosen.clone());
     }

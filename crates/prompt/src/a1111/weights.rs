@@ -35,11 +35,17 @@ impl Weights {
         }
         for (start, end, factor) in factors {
             for weight in &mut weights[start..end] {
-                *weight *= factor;
+                *weight = product(*weight, factor);
             }
         }
         weights
     }
+}
+
+/// Their product, where infinity times zero is zero.
+fn product(weight: f64, factor: f64) -> f64 {
+    let product = weight * factor;
+    if product.is_nan() { 0.0 } else { product }
 }
 
 /// The same with a tree over the pieces, in time n log n.
@@ -66,9 +72,7 @@ fn in_halves(first: Vec<f64>, factors: &[(usize, usize, f64)]) -> Vec<f64> {
         }
     }
     for node in 2..2 * leaves {
-        // Infinite times zero; no weight can mean it.
-        let product = tree[node / 2] * tree[node];
-        tree[node] = if product.is_nan() { 0.0 } else { product };
+        tree[node] = product(tree[node / 2], tree[node]);
     }
     tree[leaves..].iter().map(|&weight| (weight * 1e9).round() / 1e9).collect()
 }

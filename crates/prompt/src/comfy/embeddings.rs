@@ -34,12 +34,10 @@ fn without_embedding(text: &str, warnings: &mut Vec<Warning>) -> Option<String> 
     }
     let rest = words.collect::<Vec<_>>().join(" ");
     let commas = name.len() - name.trim_matches(',').len();
-    match commas {
-        0 => Some(rest).filter(|rest| !rest.is_empty()),
-        // The tail as long as all commas around the name, wherever they are.
-        _ => {
-            let tail = name.chars().rev().take(commas).collect::<Vec<_>>();
-            Some(format!("{} {rest}", tail.into_iter().rev().collect::<String>()))
-        }
+    if commas == 0 {
+        return Some(rest).filter(|rest| !rest.is_empty());
     }
+    // The tail as long as all commas around the name, wherever they are.
+    let tail = name.char_indices().rev().take(commas).last().map_or(0, |(place, _)| place);
+    Some(format!("{} {rest}", &name[tail..]))
 }
