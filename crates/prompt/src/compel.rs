@@ -113,7 +113,7 @@ pub(crate) fn parse_conjunction(text: &str) -> (Reading, Vec<Warning>) {
 
 /// The parts that `.and()` puts one after the other, or the one that `.blend()` mixes.
 fn join_parts(join: Join<'_>, notes: &mut Notes) -> Vec<Part> {
-    notes.flat(join.loras);
+    notes.flat(join.before);
     let mut prompts = Vec::new();
     for (listed, weight) in join.prompts.into_iter().zip(join.weights) {
         let flat = notes.flat(listed.events);
@@ -123,6 +123,7 @@ fn join_parts(join: Join<'_>, notes: &mut Notes) -> Vec<Part> {
             prompts.push((Prompt::new(listed.source, prompt_of(flat)), weight));
         }
     }
+    notes.flat(join.after);
     match join.kind {
         Kind::And if prompts.is_empty() => {
             Reading::one(Prompt::new("", prompt_of(Flat::default()))).parts

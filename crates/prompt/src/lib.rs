@@ -1,8 +1,9 @@
 //! Prompt text to weighted token chunks for SDXL's two encoders.
 //!
-//! Stages 2 and 3 of one request: text becomes a [`Prompt`] of weighted fragments, and a prompt
-//! becomes one [`EncodePlan`] per encoder, which says exactly what to run through that encoder
-//! and how to put the results together. No tensors here; a plan is executed where they are.
+//! Stages 2 and 3 of one request: text becomes a [`Conjunction`] of [`Prompt`]s of weighted
+//! fragments. It becomes one [`ConjunctionPlan`] per encoder, a prompt one [`EncodePlan`]: they
+//! say exactly what to run through that encoder and how to put the results together. No tensors
+//! here; a plan is executed where they are.
 //!
 //! ```
 //! use unwrong_prompt::{Encoder, LongPrompt, Prompt, Syntax};

@@ -17,6 +17,9 @@ use crate::tokenizer::{Tokenizer, ends_word, single_character_word};
 pub(crate) const TEXT_TOKENS: usize = CHUNK_TOKENS - 2;
 
 /// What happens to a prompt of more than 75 tokens.
+///
+/// `CompelForSDXL` offers neither truncation nor any of compel's `SplitLongTextMode`s: it always
+/// splits after sentences, and falls back as [`LongPrompt::Pad`] says.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum LongPrompt {
     /// It takes as many chunks as it needs. Compel and plain prompts are cut after a sentence,

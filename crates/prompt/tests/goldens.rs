@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use serde_json::Value;
-use unwrong_prompt::{Encoder, LongPrompt, Prompt, Syntax, Tokenizer};
+use unwrong_prompt::{Conjunction, Encoder, Fragment, LongPrompt, Prompt, Syntax, Tokenizer};
 
 type Result<T = ()> = std::result::Result<T, Box<dyn Error>>;
 
@@ -62,20 +62,60 @@ fn fragments_equal_compel() -> Result {
             let _ = parse(text);
             continue;
         }
-        let (prompt, expected) = (parse(text), list(&case[1]));
-        let found = prompt.fragments();
-        let found_texts: Vec<_> = found.iter().map(|fragment| fragment.text.as_str()).collect();
-        let texts: Vec<_> = expected.iter().filter_map(|fragment| fragment[0].as_str()).collect();
-        assert_eq!(found_texts, texts, "{text:?}");
-        for (fragment, expected) in found.iter().zip(expected) {
-            let expected = expected[1].as_f64().ok_or("no weight")?;
-            // JSON is read to the last digit but one.
-            let difference = (fragment.weight - expected).abs();
-            assert!(difference <= 1e-14 * expected, "{text:?}: {fragment:?} is {expected}");
+        check_fragments(text, parse(text).fragments(), &case[1])?;
+        compared += 1;
+    }
+    assert!(compared > 200);
+    Ok(())
+}
+
+#[test]
+fn parts_equal_compel() -> Result {
+    let golden = golden("prompt-parts.json")?;
+    let mut compared = 0;
+    for case in list(&golden) {
+        let text = case["text"].as_str().ok_or("no text")?;
+        let (found, _) = Conjunction::parse(text, Syntax::Compel);
+        if case["parts"].is_null() {
+            continue;
+        }
+        let expected = list(&case["parts"]);
+        assert_eq!(found.parts().len(), expected.len(), "{text:?}");
+        for (part, expected) in found.parts().iter().zip(expected) {
+            assert_eq!(Some(part.weight), expected[0].as_f64(), "{text:?}");
+            assert_eq!(Some(part.blend.normalize), expected[1].as_bool(), "{text:?}");
+            let prompts = list(&expected[2]);
+            assert_eq!(part.blend.prompts.len(), prompts.len(), "{text:?}");
+            for (blended, expected) in part.blend.prompts.iter().zip(prompts) {
+                assert_eq!(Some(blended.weight), expected[0].as_f64(), "{text:?}");
+                check_fragments(text, blended.prompt.fragments(), &expected[1])?;
+                let edited = blended.prompt.edited();
+                assert_eq!(edited.is_none(), expected[2].is_null(), "{text:?}");
+                check_fragments(text, edited.unwrap_or_default(), &expected[2])?;
+            }
+        }
+        let loras = list(&case["loras"]);
+        assert_eq!(found.loras().len(), loras.len(), "{text:?}");
+        for (lora, expected) in found.loras().iter().zip(loras) {
+            assert_eq!(Some(&*lora.name), expected[0].as_str(), "{text:?}");
+            assert_eq!(Some(lora.weight), expected[1].as_f64(), "{text:?}");
         }
         compared += 1;
     }
     assert!(compared > 200);
+    Ok(())
+}
+
+fn check_fragments(text: &str, found: &[Fragment], expected: &Value) -> Result {
+    let expected = list(expected);
+    assert_eq!(found.len(), expected.len(), "{text:?}: {found:?}");
+    for (fragment, expected) in found.iter().zip(expected) {
+        assert_eq!(Some(&*fragment.text), expected[0].as_str(), "{text:?}");
+        let expected = expected[1].as_f64().ok_or("no weight")?;
+        // JSON is read to the last digit but one.
+        let difference = (fragment.weight - expected).abs();
+        assert!(difference <= 1e-14 * expected, "{text:?}: {fragment:?} is {expected}");
+    }
     Ok(())
 }
 

@@ -5,11 +5,19 @@ use std::time::{Duration, Instant};
 use proptest::prelude::*;
 use unwrong_prompt::{
     CHUNK_TOKENS, Chunk, Conjunction, Description, END_OF_TEXT, EncodePlan, Encoder, LongPrompt,
-    Prompt, START_OF_TEXT, Syntax, Warning,
+    PartPlan, Prompt, START_OF_TEXT, Syntax, Warning,
 };
 
 fn parse(text: &str) -> Prompt {
     Prompt::parse(text, Syntax::Compel).0
+}
+
+fn join(text: &str) -> Conjunction {
+    Conjunction::parse(text, Syntax::Compel).0
+}
+
+fn warnings(text: &str) -> Vec<String> {
+    Conjunction::parse(text, Syntax::Compel).1.iter().map(ToString::to_string).collect()
 }
 
 fn fragments(text: &str) -> Vec<(String, f64)> {
@@ -49,6 +57,13 @@ fn prompt() -> impl Strategy<Value = String> {
         "\"-",
         ".attend(1.2)",
         ".attend(",
+        ".swap(",
+        ".swap(dog)",
+        ".swap(dog, s_start=0.1)",
+        "withLora(x, 0.5)",
+        "useLora(",
+        ".and(",
+        ".blend(",
         "!",
         "\n",
         "\t",
@@ -69,6 +84,20 @@ fn prompt() -> impl Strategy<Value = String> {
     prop::collection::vec(part, 0..24).prop_map(|parts| parts.concat())
 }
 
+/// Prompts in quotes, brackets or neither, and an operator that may or may not join them.
+fn joined() -> impl Strategy<Value = String> {
+    let quoted = prop_oneof![
+        4 => prompt().prop_map(|text| format!("\"{}\"", text.replace(['"', '\n', '\r'], ""))),
+        1 => prompt().prop_map(|text| format!("({text})")),
+        1 => prompt(),
+    ];
+    let operators = vec![".and(", ".add(1, 0.5", ".blend(0.7, 0.3", ".blend(no_normalize", "("];
+    let list = prop::collection::vec(quoted, 1..4);
+    let end = prop::sample::select(vec![")", ")", " )", "", ") more", ") withLora(x)"]);
+    (list, prop::sample::select(operators), end)
+        .prop_map(|(list, operator, end)| format!("({}){operator}{end}", list.join(", ")))
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 4000, failure_persistence: None, ..Default::default() })]
 
@@ -83,7 +112,8 @@ proptest! {
     fn neighbours_differ_in_weight_and_one_fragment_is_always_there(text in prompt()) {
         let parsed = parse(&text);
         prop_assert!(!parsed.fragments().is_empty());
-        for pair in parsed.fragments().windows(2) {
+        let pairs = if parsed.edited().is_some() { &[] } else { parsed.fragments() };
+        for pair in pairs.windows(2) {
             prop_assert!((pair[0].weight - pair[1].weight).abs() > 0.0);
         }
         for fragment in parsed.fragments() {
@@ -98,6 +128,41 @@ proptest! {
             for long_prompt in [LongPrompt::Pad, LongPrompt::Truncate] {
                 check_plan(&prompt.plan(encoder, long_prompt))?;
             }
+        }
+    }
+
+    #[test]
+    fn printing_a_whole_text_and_reading_it_gives_the_same(text in prop_oneof![joined(), prompt()]) {
+        let parsed = join(&text);
+        let printed = parsed.to_string();
+        prop_assert_eq!(join(&printed), parsed, "printed as {:?}", printed);
+    }
+
+    #[test]
+    fn the_prompts_of_a_part_are_equally_long_and_shares_finite(text in joined(), repeats in 1..9usize) {
+        let text = join(&text.replace("word", &"word ".repeat(repeats * 9)));
+        for encoder in Encoder::BOTH {
+            let mut plan = text.plan(encoder, LongPrompt::Pad);
+            for part in &plan.parts {
+                prop_assert!(!part.prompts.is_empty() && part.weight.is_finite());
+                for prompt in &part.prompts {
+                    prop_assert!(prompt.share.is_finite());
+                    prop_assert_eq!(prompt.plan.chunks.len(), part.chunks());
+                    check_plan(&prompt.plan)?;
+                }
+            }
+            let chunks = plan.chunks();
+            plan.pad_to(chunks + 2);
+            prop_assert_eq!(plan.chunks(), chunks + 2);
+            prop_assert!(plan.parts.last().is_some_and(PartPlan::is_plain));
+        }
+    }
+
+    #[test]
+    fn a_text_that_joins_nothing_is_its_only_prompt(text in prompt()) {
+        let whole = join(&text);
+        if let [part] = whole.parts() && let [alone] = &*part.blend.prompts && !text.contains(".and") && !text.contains(".blend") {
+            prop_assert_eq!(&alone.prompt, &parse(&text));
         }
     }
 
@@ -199,10 +264,10 @@ fn truncating_keeps_one_chunk_of_75_tokens() {
 #[test]
 fn syntax_that_stays_text_is_named() {
     for (text, name) in [
-        ("(\"a\", \"b\").and(0.5, 0.5)", ".and(…)"),
+        ("more (\"a\", \"b\").and(0.5, 0.5)", ".and(…)"),
         ("(\"a\", \"b\").blend(1, 1) and more", ".blend(…)"),
-        ("a cat.swap(dog)", ".swap(…)"),
-        ("a cat withLora(x, 0.5)", "withLora(…)"),
+        ("a cat.swap(dog.)", ".swap(…)"),
+        ("a cat withLora(x.y)", "withLora(…)"),
         ("a cat <lora:x:1>", "<lora:…>"),
         ("a cat BREAK a dog", "BREAK"),
         ("(a cat:1.3)", "(…:1.3)"),
@@ -211,7 +276,7 @@ fn syntax_that_stays_text_is_named() {
         ("a ((red apple)++", "((red"),
         ("(a - b)++", "b)++"),
     ] {
-        let (_, warnings) = Prompt::parse(text, Syntax::Compel);
+        let (_, warnings) = Conjunction::parse(text, Syntax::Compel);
         let named = |warning: &Warning| warning.to_string().contains(&format!("`{name}`"));
         assert!(warnings.iter().any(named), "{text:?}: {warnings:?}");
     }
@@ -223,9 +288,111 @@ fn ordinary_prompts_get_no_warning() {
         "a red apple, (flat)++",
         "a well-known cat - isn't it? 1:2, \"quoted words\"+ \\(escaped\\)",
         "portrait; sand and sea. (a, b)0.5 C++ blend, swap and attend",
+        "(\"a red apple++\", (a house)).and(1, 0.5)",
+        "(\"a\", \"b\").blend(0.7, 0.3, no_normalize)",
     ] {
-        assert_eq!(Prompt::parse(text, Syntax::Compel).1, [], "{text:?}");
+        assert_eq!(Conjunction::parse(text, Syntax::Compel).1, [], "{text:?}");
     }
+}
+
+#[test]
+fn joined_prompts_are_parts_with_weights() {
+    let text = join("(\"a red apple, (flat)++\", (a house), tree).and(1, 0.5, 2)");
+    let weights: Vec<f64> = text.parts().iter().map(|part| part.weight).collect();
+    assert_eq!(weights, [1.0, 0.5, 2.0]);
+    let first = text.prompts().next().map(|prompt| prompt.fragments()[1].clone());
+    assert_eq!(
+        first.map(|flat| (flat.text, flat.weight)),
+        Some(("flat".to_owned(), 1.1_f64.powf(2.0)))
+    );
+    let plan = text.plan(Encoder::ClipL, LongPrompt::Pad);
+    assert_eq!((plan.chunks(), plan.parts.len()), (3, 3));
+    assert!(plan.parts[0].is_plain() && plan.parts[1].needs_empty());
+}
+
+#[test]
+fn blended_prompts_share_one_part_and_sum_to_one_unless_told_otherwise() {
+    let text = join("(\"a cat\", \"a dog\").blend(3, 1)");
+    assert_eq!(text.parts().len(), 1);
+    assert_eq!(text.parts()[0].blend.shares(), [0.75, 0.25]);
+    let text = join("(\"a cat\", \"a dog\").blend(3, 1, no_normalize)");
+    assert_eq!(text.parts()[0].blend.shares(), [3.0, 1.0]);
+}
+
+#[test]
+fn the_shorter_prompt_of_a_blend_is_filled_up() {
+    let text = join(&format!("(\"{}\", \"a dog\").blend(1, 1)", "word ".repeat(100)));
+    let plan = text.plan(Encoder::BigG, LongPrompt::Pad);
+    let lengths: Vec<_> = plan.parts[0].prompts.iter().map(|own| own.plan.chunks.len()).collect();
+    assert_eq!((lengths, plan.chunks()), (vec![2, 2], 2));
+}
+
+#[test]
+fn a_swap_is_drawn_as_what_stood_before_it() {
+    let text = join("a cat.swap(dog, s_start=0.1) on a mat");
+    let prompt = text.prompts().next().expect("there is always one");
+    let texts = |own: &[unwrong_prompt::Fragment]| -> Vec<String> {
+        own.iter().map(|fragment| fragment.text.clone()).collect()
+    };
+    assert_eq!(texts(prompt.fragments()), ["a", "cat", "on a mat"]);
+    assert_eq!(prompt.edited().map(texts), Some(vec!["a".into(), "dog".into(), "on a mat".into()]));
+    let ids = |text: &str| {
+        join(text).plan(Encoder::ClipL, LongPrompt::Pad).parts[0].prompts[0].plan.chunks[0].ids
+    };
+    assert_eq!(ids("a cat.swap(dog) on a mat"), ids("a cat on a mat"));
+}
+
+#[test]
+fn a_swap_for_a_longer_prompt_is_as_long_as_that() {
+    let text = join(&format!("a cat.swap({})", "dog ".repeat(100)));
+    assert_eq!(text.plan(Encoder::ClipL, LongPrompt::Pad).chunks(), 2);
+}
+
+#[test]
+fn networks_are_taken_out_of_the_prompt_and_named() {
+    let text = join("a cat withLora(my_lora-2, 0.5) on (a useLora(other) mat)+");
+    let loras: Vec<_> = text.loras().iter().map(|own| (own.name.as_str(), own.weight)).collect();
+    assert_eq!(loras, [("my_lora-2", 0.5), ("other", 1.0)]);
+    let of_prompt = text.prompts().next().map(|prompt| prompt.fragments()[0].text.clone());
+    assert_eq!(of_prompt.as_deref(), Some("a cat on"));
+    assert!(warnings("a cat withLora(x, 0.5)")[0].starts_with("`withLora(x, 0.5)` is left out"));
+}
+
+#[test]
+fn what_joins_nothing_has_one_warning_that_says_why() {
+    for (text, reason) in [
+        ("(\"a\", \"b\").blend(1, 1) and more", "nothing may follow it"),
+        ("more (\"a\", \"b\").blend(1, 1)", "must be all of the text"),
+        ("(\"a\", \"b\").and(1)", "it has 1 weight for 2 prompts"),
+        ("(\"a\", \"b\").blend(1, x)", "`x` among its weights is no number"),
+        ("(\"a\", \"b\").blend(1, -1)", "its weights sum to zero"),
+        ("(\"a\", (\"b\", \"c\").blend(1, 1))", "must be all of the text"),
+        ("(a cat, a dog).and()", "must be all of the text"),
+    ] {
+        let warnings = warnings(text);
+        assert!(warnings.len() == 1 && warnings[0].contains(reason), "{text:?}: {warnings:?}");
+        assert_eq!(join(text).parts().len(), 1, "{text:?}");
+    }
+}
+
+#[test]
+fn words_after_a_conjunction_are_left_out_and_named() {
+    let text = "(\"a\", \"b\").and() and more";
+    assert_eq!(join(text).parts().len(), 2);
+    assert!(warnings(text)[0].starts_with("`and more` is left out"), "{:?}", warnings(text));
+}
+
+#[test]
+fn a_description_tells_what_is_joined() -> Result<(), serde_json::Error> {
+    let (text, warnings) = Conjunction::parse("(\"a\", \"b\").blend(3, 1)", Syntax::Compel);
+    let value = serde_json::to_value(Description::of(&text, LongPrompt::Pad, &warnings))?;
+    assert_eq!(value["parts"][0]["prompts"][0]["share"], 0.75);
+    assert_eq!(value["fragments"].as_array().map(Vec::len), Some(2));
+    let (text, _) = Conjunction::parse("a (b)++", Syntax::Compel);
+    let (prompt, _) = Prompt::parse("a (b)++", Syntax::Compel);
+    let alone = Description::new(&prompt, LongPrompt::Pad, &[]);
+    assert_eq!(Description::of(&text, LongPrompt::Pad, &[]), alone);
+    Ok(())
 }
 
 #[test]
@@ -270,14 +437,28 @@ fn hostile_prompts_take_time_in_proportion_to_their_length() {
         "e\u{301}".repeat(n),
         "\u{300}".repeat(n),
         "<lora:[{(x:1.3)".repeat(n),
+        "a.swap(".repeat(n),
+        "a.swap( ".repeat(n),
+        format!("{}{}", "a.swap( ".repeat(n), ") ".repeat(n)),
+        format!("{}{}", "(a.swap( ".repeat(n), " .)) .)".repeat(n)),
+        format!("{}{}", "(a.swap( ".repeat(n), " .)) =)".repeat(n)),
+        format!("{}{}", "(a).swap( ".repeat(n), ", x) . ) =".repeat(n)),
+        "a.swap(b, c, d, ".repeat(n),
+        "(a).swap(b).".repeat(n),
+        "withLora(a ".repeat(n),
+        "withLora(a, 1)".repeat(n),
+        format!("({}\"a\").and()", "\"a b\", ".repeat(n)),
+        format!("({}\"a\").blend({}", "a, ".repeat(n), "1, ".repeat(n)),
+        format!("{}{}", "(\"a\", ".repeat(n), ").and()".repeat(n)),
+        ".blend(".repeat(n),
     ] {
         let start: String = text.chars().take(20).collect();
         let started = Instant::now();
-        let prompt = parse(&text);
+        let whole = join(&text);
         for encoder in Encoder::BOTH {
-            assert!(!prompt.plan(encoder, LongPrompt::Pad).chunks.is_empty());
+            assert!(whole.plan(encoder, LongPrompt::Pad).chunks() > 0);
         }
-        assert_eq!(parse(&prompt.to_string()), prompt);
+        assert_eq!(join(&whole.to_string()), whole);
         // Each takes well below a second; quadratic time would be hours.
         assert!(started.elapsed() < Duration::from_secs(30), "{start:?} took too long");
     }

@@ -6,8 +6,10 @@ use super::reader::{Event, Reader};
 /// Prompts that an operator joins.
 pub(super) struct Join<'a> {
     pub(super) kind: Kind,
-    /// Networks before and after a blend.
-    pub(super) loras: Vec<Event>,
+    /// Networks before a blend.
+    pub(super) before: Vec<Event>,
+    /// Networks after a blend.
+    pub(super) after: Vec<Event>,
     pub(super) prompts: Vec<Listed<'a>>,
     /// As many as there are prompts.
     pub(super) weights: Vec<f64>,
@@ -43,14 +45,14 @@ pub(super) fn read(text: &str) -> Option<Result<Join<'_>, Refusal>> {
     while reader.lora() {
         reader.cursor.skip_space();
     }
-    let mut loras = reader.take_events();
+    let before = reader.take_events();
     let prompts = list(&mut reader)?;
     reader.cursor.skip_space();
     let operator = [".and", ".add", ".blend"]
         .into_iter()
         .find(|operator| reader.cursor.literal(operator).is_some())?;
     let is_blend = operator == ".blend";
-    if !is_blend && !loras.is_empty() {
+    if !is_blend && !before.is_empty() {
         return None;
     }
     reader.cursor.skip_space();
@@ -64,8 +66,8 @@ pub(super) fn read(text: &str) -> Option<Result<Join<'_>, Refusal>> {
         while reader.lora() {
             reader.cursor.skip_space();
         }
-        loras.append(&mut reader.take_events());
     }
+    let after = reader.take_events();
     let rest = reader.cursor.rest();
     let refuse = |reason| Some(Err(Refusal { operator, reason }));
     if is_blend && !rest.is_empty() {
@@ -75,7 +77,7 @@ pub(super) fn read(text: &str) -> Option<Result<Join<'_>, Refusal>> {
         Ok(read) => read,
         Err(reason) => return refuse(reason),
     };
-    Some(Ok(Join { kind, loras, prompts, weights, rest }))
+    Some(Ok(Join { kind, before, after, prompts, weights, rest }))
 }
 
 fn list<'a>(reader: &mut Reader<'a>) -> Option<Vec<Listed<'a>>> {
