@@ -197,6 +197,9 @@ pub(crate) struct ModelArgs {
     /// Another wrong-LoRA than the model's.
     #[arg(long, value_name = "PATH")]
     pub(crate) wrong_lora: Option<String>,
+    /// The folder of the LoRA files that a prompt names with `<lora:name:1>`.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) lora_dir: Option<String>,
     /// What computes.
     #[arg(long, value_name = "DEVICE", default_value = "cpu")]
     pub(crate) device: Device,
@@ -245,7 +248,7 @@ pub(crate) struct SamplingArgs {
     /// Whose random numbers a seed stands for: torch-cpu, torch-cuda [default: torch-cpu].
     #[arg(long, value_name = "KIND")]
     pub(crate) noise: Option<NoiseKind>,
-    /// How weights are written: compel, plain [default: compel].
+    /// How weights are written: compel, a1111, a1111-original, comfy, plain [default: compel].
     #[arg(long, value_name = "NAME")]
     pub(crate) syntax: Option<Syntax>,
     /// Beyond 75 tokens: pad (more chunks), truncate [default: pad].
@@ -303,7 +306,7 @@ pub(crate) struct WritingArgs {
 pub(crate) struct TokensArgs {
     /// The prompt to read.
     pub(crate) prompt: String,
-    /// How weights are written: compel, plain.
+    /// How weights are written: compel, a1111, a1111-original, comfy, plain.
     #[arg(long, value_name = "NAME", default_value_t)]
     pub(crate) syntax: Syntax,
     /// Beyond 75 tokens: pad (more chunks), truncate.
@@ -540,7 +543,7 @@ impl BenchArgs {
 
 impl ModelArgs {
     fn over(&self, mut request: GenerateRequest) -> GenerateRequest {
-        overwrite!(request, self => model, refiner, vae, wrong_lora;);
+        overwrite!(request, self => model, refiner, vae, wrong_lora, lora_dir;);
         if !self.loras.is_empty() {
             request.loras.clone_from(&self.loras);
         }

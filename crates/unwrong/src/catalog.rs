@@ -3,10 +3,11 @@
 use std::path::Path;
 
 use unwrong_models::files::{EmbeddedFiles, Folder, ModelDefaults, ModelParts, VaeParts, Weights};
-use unwrong_models::lora::LoraFile;
+use unwrong_models::lora::{LoraFile, Scales};
 
 use crate::error::{Error, Result};
 use crate::identity::file_name;
+use crate::prompt_loras::{PromptLora, prompt_loras};
 use crate::request::{GenerateRequest, WRONG};
 
 /// A model folder that holds several models has them under these names.
@@ -38,7 +39,7 @@ enum Place {
 pub(crate) struct NamedLora {
     pub(crate) name: String,
     pub(crate) file: LoraFile,
-    pub(crate) scale: f64,
+    pub(crate) scales: Scales,
 }
 
 /// The models one request names, opened as far as their headers.
@@ -185,7 +186,11 @@ impl Opened {
                 continue;
             }
             let file = LoraFile::open(Path::new(&lora.path))?;
-            loras.push(NamedLora { name: file_name(&lora.path), file, scale: lora.scale });
+            loras.push(NamedLora { name: file_name(&lora.path), file, scales: lora.scale.into() });
+        }
+        for PromptLora { path, scales } in prompt_loras(request)? {
+            let file = LoraFile::open(&path)?;
+            loras.push(NamedLora { name: file_name(&path.display().to_string()), file, scales });
         }
         if let Some(scale) = request.wrong {
             loras.push(self.wrong_lora(request.wrong_lora.as_deref(), scale)?);
@@ -196,7 +201,7 @@ impl Opened {
     fn wrong_lora(&self, named: Option<&str>, scale: f64) -> Result<NamedLora> {
         if let Some(path) = named {
             let file = LoraFile::open(Path::new(path))?;
-            return Ok(NamedLora { name: file_name(path), file, scale });
+            return Ok(NamedLora { name: file_name(path), file, scales: scale.into() });
         }
         let name = self.defaults.wrong_lora.as_deref().unwrap_or(WRONG_LORA);
         // The config may point from `base` to the folder above it.
@@ -204,7 +209,7 @@ impl Opened {
         match self.beside.iter().find(|folder| folder.exists(name)) {
             Some(folder) => {
                 let file = LoraFile::open_in(folder, name)?;
-                Ok(NamedLora { name: file_name(name), file, scale })
+                Ok(NamedLora { name: file_name(name), file, scales: scale.into() })
             }
             None => Err(Error::Request {
                 problem: format!("`{}` has no wrong-LoRA: `{name}` is not beside it", self.name),

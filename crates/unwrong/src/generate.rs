@@ -124,7 +124,7 @@ impl Pipeline {
                 self.native_size(),
                 self.refiner.is_some(),
             )?;
-            let key = AdapterKey::of(request);
+            let key = AdapterKey::of(request)?;
             let known = sets.iter().find(|set| set.key == key).map(Arc::clone);
             let adapters = if let Some(known) = known {
                 known

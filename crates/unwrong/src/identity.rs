@@ -75,6 +75,8 @@ impl Identity {
             refiner: alone.refiner.as_deref().map(file_name),
             vae: alone.vae.as_deref().map(file_name),
             loras: alone.loras.iter().map(named).collect(),
+            // A folder of this machine; `--from` asks for one where the prompt names a LoRA.
+            lora_dir: None,
             wrong_lora: alone.wrong_lora.as_deref().map(file_name),
             ..alone.clone()
         };
@@ -110,7 +112,7 @@ impl Identity {
 /// Name, hash and scale of a LoRA file.
 pub(crate) fn identify_lora(lora: &NamedLora) -> EmbeddedLora {
     let sha256 = hex(&Sha256::digest(&**lora.file.bytes()));
-    EmbeddedLora { name: lora.name.clone(), sha256, scale: lora.scale }
+    EmbeddedLora { name: lora.name.clone(), sha256, scale: lora.scales.unet }
 }
 
 /// The last part of a path, as every system writes it.

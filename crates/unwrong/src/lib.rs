@@ -30,6 +30,7 @@ pub mod picture;
 pub mod pipeline;
 pub mod plan;
 pub mod progress;
+mod prompt_loras;
 mod questions;
 mod recent;
 pub mod request;

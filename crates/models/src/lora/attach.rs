@@ -21,25 +21,54 @@ pub struct Applied {
     pub unapplied: Vec<String>,
 }
 
-/// Finds the layers of LoRA files, each with the user's scale.
+/// How strongly a LoRA file counts in each kind of network.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Scales {
+    /// In the UNet.
+    pub unet: f64,
+    /// In both text encoders.
+    pub text_encoders: f64,
+}
+
+impl From<f64> for Scales {
+    fn from(scale: f64) -> Self {
+        Self { unet: scale, text_encoders: scale }
+    }
+}
+
+impl Scales {
+    fn of(self, network: Network) -> f64 {
+        match network {
+            Network::Unet => self.unet,
+            Network::TextEncoder | Network::TextEncoder2 => self.text_encoders,
+        }
+    }
+}
+
+/// Finds the layers of LoRA files, each with the user's scales.
 ///
 /// A scale of 0 leaves no adapter behind, so such a run is bit by bit one without the file.
 /// Either every file fits or nothing is returned.
-pub fn attach(files: &[(LoraFile, f64)], targets: &Targets) -> Result<(Adapters, Vec<Applied>)> {
+pub fn attach<S: Into<Scales> + Copy>(
+    files: &[(LoraFile, S)],
+    targets: &Targets,
+) -> Result<(Adapters, Vec<Applied>)> {
     let mut adapters = Adapters::default();
     let mut reports = Vec::with_capacity(files.len());
-    for (file, scale) in files {
-        if !scale.is_finite() {
+    for (file, scales) in files {
+        let scales: Scales = (*scales).into();
+        let wrong = [scales.unet, scales.text_encoders].into_iter().find(|one| !one.is_finite());
+        if let Some(scale) = wrong {
             return Err(file.refuse(format!("its scale is {scale}"), Some("use a number")));
         }
-        reports.push(attach_one(file, *scale, targets, &mut adapters)?);
+        reports.push(attach_one(file, scales, targets, &mut adapters)?);
     }
     Ok((adapters, reports))
 }
 
 fn attach_one(
     file: &LoraFile,
-    scale: f64,
+    scales: Scales,
     targets: &Targets,
     adapters: &mut Adapters,
 ) -> Result<Applied> {
@@ -58,7 +87,7 @@ fn attach_one(
             );
             return Err(file.refuse(reason, None));
         }
-        let low_rank = fit(file, layer, name, shape, scale)?;
+        let low_rank = fit(file, layer, name, shape, scales.of(layer.network))?;
         if low_rank.scale != 0.0 {
             adapters.of_mut(layer.network).entry(name).low_rank.push(low_rank);
         }

@@ -20,7 +20,7 @@ mod trained;
 mod write;
 
 pub use adapter::{Adapter, Adapters, LayerAdapters, LowRank};
-pub use attach::{Applied, attach};
+pub use attach::{Applied, Scales, attach};
 pub use dialect::Dialect;
 pub use file::LoraFile;
 pub use keys::Network;

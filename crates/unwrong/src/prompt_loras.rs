@@ -1,0 +1,89 @@
+//! The LoRA files that a prompt names: `<lora:name:0.8>`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use unwrong_models::lora::Scales;
+use unwrong_prompt::{LoraTag, Script};
+
+use crate::error::{Error, Result};
+use crate::request::{GenerateRequest, Syntax};
+
+/// Folders within folders that are looked into.
+const MOST_DEPTH: usize = 8;
+/// Names that an error shows at most.
+const MOST_NAMES: usize = 8;
+
+/// A LoRA file and how strongly a prompt asks for it.
+pub(crate) struct PromptLora {
+    pub(crate) path: PathBuf,
+    pub(crate) scales: Scales,
+}
+
+/// The files that the prompts of a request name, in their order.
+///
+/// As in A1111, a name is that of a file without its ending, in the folder or below it.
+pub(crate) fn prompt_loras(request: &GenerateRequest) -> Result<Vec<PromptLora>> {
+    if !matches!(request.syntax, Some(Syntax::A1111 | Syntax::A1111Original)) {
+        return Ok(Vec::new());
+    }
+    let texts = [Some(&request.prompt), request.prompt_2.as_ref()];
+    let syntax = request.syntax.unwrap_or_default();
+    let tags: Vec<LoraTag> = texts
+        .into_iter()
+        .flatten()
+        .flat_map(|text| Script::parse(text, syntax.into(), 1).0.loras)
+        .collect();
+    let Some(first) = tags.first() else { return Ok(Vec::new()) };
+    let Some(folder) = &request.lora_dir else {
+        return Err(Error::Request {
+            problem: format!(
+                "the prompt names the LoRA `{}`, but no folder of LoRA files",
+                first.name
+            ),
+            hint: Some("give the folder: `--lora-dir`".to_owned()),
+        });
+    };
+    let mut files = Vec::new();
+    list(Path::new(folder), MOST_DEPTH, &mut files)?;
+    files.sort();
+    tags.iter().map(|tag| find(tag, folder, &files)).collect()
+}
+
+fn find(tag: &LoraTag, folder: &str, files: &[PathBuf]) -> Result<PromptLora> {
+    let is_named = |path: &&PathBuf| path.file_stem().is_some_and(|stem| *stem == *tag.name);
+    let Some(path) = files.iter().find(is_named) else {
+        let names: Vec<String> = files
+            .iter()
+            .take(MOST_NAMES)
+            .filter_map(|path| Some(format!("`{}`", path.file_stem()?.to_string_lossy())))
+            .collect();
+        let more = if files.len() > MOST_NAMES { ", …" } else { "" };
+        return Err(Error::Request {
+            problem: format!(
+                "the prompt names the LoRA `{}`, which is not in `{folder}`",
+                tag.name
+            ),
+            hint: Some(match names.is_empty() {
+                true => "there is no `.safetensors` file in it".to_owned(),
+                false => format!("there are: {}{more}", names.join(", ")),
+            }),
+        });
+    };
+    let scales = Scales { unet: tag.unet_scale, text_encoders: tag.text_encoder_scale };
+    Ok(PromptLora { path: path.clone(), scales })
+}
+
+/// All `.safetensors` files, the folders within included.
+fn list(folder: &Path, depth: usize, files: &mut Vec<PathBuf>) -> Result<()> {
+    let failed = |source| Error::Io { path: folder.to_owned(), action: "list", source };
+    for entry in fs::read_dir(folder).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        if path.is_dir() && depth > 0 {
+            list(&path, depth - 1, files)?;
+        } else if path.extension().is_some_and(|end| end.eq_ignore_ascii_case("safetensors")) {
+            files.push(path);
+        }
+    }
+    Ok(())
+}
