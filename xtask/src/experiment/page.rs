@@ -178,7 +178,12 @@ fn verdicts(run: &Run) -> Result<String> {
 fn summary(primary: &str, said: &[Verdict]) -> String {
     let words = |place: usize| said.get(place).map_or("not measured", |verdict| verdict.words());
     let holds = |place: usize| said.get(place) == Some(&Verdict::Improved);
+    let rose = |place: usize| holds(place) || said.get(place) == Some(&Verdict::ImprovedWithNoise);
     let hypothesis = match (holds(0), holds(1)) {
+        (false, _) | (_, false) if rose(0) && rose(1) => {
+            "Both differences are there, but by the rules below they are not shown to be \
+             sharpness: the estimated noise rose, too."
+        }
         (true, true) => "The hypothesis holds in both halves on this model.",
         (true, false) => {
             "The first half of the hypothesis holds on this model, the second does not: what the \
@@ -442,7 +447,8 @@ mod tests {
         let with = |first, second| summary("tenengrad", &[first, second]);
         assert!(with(Improved, Improved).contains("holds in both halves"));
         assert!(with(Improved, NoEffectShown).contains("cannot be laid to the LoRA"));
-        assert!(with(ImprovedWithNoise, Improved).contains("does not hold"));
+        assert!(with(ImprovedWithNoise, Improved).contains("not shown to be sharpness"));
+        assert!(with(ImprovedWithNoise, NoEffectShown).contains("does not hold"));
         assert!(with(NoEffectShown, NoEffectShown).contains("does not hold"));
     }
 }
