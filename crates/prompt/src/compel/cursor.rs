@@ -66,8 +66,8 @@ impl<'a> Cursor<'a> {
     /// It ends before the end of the line, at the first quote without a backslash; where there
     /// is none, at the last one with.
     pub(super) fn quotation(&mut self) -> Option<String> {
+        let rest = self.rest().strip_prefix('"')?;
         let start = self.at + 1;
-        let rest = &self.text[start..];
         let mut end = None;
         let mut before = b'"';
         for (place, byte) in rest.bytes().enumerate() {

@@ -121,12 +121,12 @@ impl Notes {
 const WHOLE_PROMPTS: &str = "it joins whole prompts, `(\"one\", \"another\")`, and must be all of \
                              the text";
 
-/// Whether a word belongs to one of the calls that were named.
+/// Whether a word belongs to one of the calls that were named: it holds the call, or it is what
+/// may stand at its end.
 fn is_of_call(word: &str, calls: &[(&str, bool)]) -> bool {
-    let named = calls.iter().filter(|(_, named)| *named);
-    let is_number = |c: char| c.is_ascii_digit() || matches!(c, '+' | '-' | '.' | ',' | ')');
-    named.clone().any(|(call, _)| word.contains(call))
-        || (named.count() > 0 && word.chars().all(is_number))
+    let named = || calls.iter().filter(|(_, named)| *named);
+    let is_end = word.trim_end_matches(['.', ',']).ends_with(')') && !word.contains(['(', '"']);
+    named().any(|(call, _)| word.contains(call)) || (named().count() > 0 && is_end)
 }
 
 /// How often `operator` is followed by a bracket.
