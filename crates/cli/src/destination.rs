@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use unwrong::picture::Format;
+use unwrong::picture::{Format, file_to_write};
 
 use crate::failure::wrong_request;
 
@@ -68,16 +68,9 @@ impl Destination {
     }
 }
 
-/// Nothing is overwritten unless the user says so.
+/// Nothing is overwritten unless the user says so, and what is no file never is.
 pub(crate) fn refuse_existing(path: &Path, force: bool) -> Result<()> {
-    if path.is_dir() {
-        return Err(wrong_request(
-            format!("`{}` is a folder, expected the name of a file", path.display()),
-            "give another name",
-        ));
-    }
-    // A link that leads nowhere is there, too.
-    if !force && path.symlink_metadata().is_ok() {
+    if file_to_write(path)?.exists() && !force {
         return Err(unwrong::Error::FileExists { path: path.to_owned() }.into());
     }
     Ok(())
@@ -170,7 +163,11 @@ mod tests {
         let folder = tempfile::tempdir()?;
         let link = folder.path().join("cat.png");
         std::os::unix::fs::symlink("nowhere", &link)?;
-        assert!(Destination::new(Some(&link), 1, false).is_err());
+        for force in [false, true] {
+            let result = Destination::new(Some(&link), 1, force);
+            let said = result.err().map(|error| error.to_string()).unwrap_or_default();
+            assert!(said.ends_with("is a link to nothing, expected a file"), "{said}");
+        }
         Ok(())
     }
 

@@ -17,7 +17,7 @@ use unwrong_train::{Checkpoints, Error, Records, Samples, TrainEvent, Trainer};
 
 use crate::args::{CardArgs, TrainArgs};
 use crate::bars::new_bar;
-use crate::destination::refuse_unwritable;
+use crate::destination::{refuse_existing, refuse_unwritable};
 use crate::failure::wrong_request;
 use crate::train::work::{CACHE, CHECKPOINTS, LOGS, SAMPLES, Work};
 use crate::{interrupt, printer, session};
@@ -92,9 +92,7 @@ fn check_output(output: &Path, force: bool) -> Result<()> {
             "give a name that ends in `.safetensors`",
         ));
     }
-    if output.exists() && !force {
-        return Err(unwrong::Error::FileExists { path: output.to_owned() }.into());
-    }
+    refuse_existing(output, force)?;
     refuse_unwritable(output.parent().unwrap_or(Path::new("")))
 }
 

@@ -207,6 +207,27 @@ fn a_named_pipe_is_no_picture_and_nobody_waits_for_it() {
     }
 }
 
+#[cfg(unix)]
+#[test]
+fn force_replaces_no_pipe_and_no_link() {
+    let folder = tempfile::tempdir().unwrap();
+    let made = std::process::Command::new("mkfifo").arg(folder.path().join("pipe.png")).status();
+    assert!(made.unwrap().success());
+    for (target, link) in [("nowhere", "lost.png"), ("far.png", "link.png")] {
+        std::os::unix::fs::symlink(target, folder.path().join(link)).unwrap();
+    }
+    fs::write(folder.path().join("far.png"), "precious").unwrap();
+    for (name, what) in [("pipe.png", "a device or a pipe"), ("lost.png", "a link to nothing")] {
+        let stderr = refused(folder.path(), &["generate", "a cat", "--force", "-o", name]);
+        let expected = format!("error: `{name}` is {what}, expected a file\n\nhint: give another");
+        assert!(stderr.starts_with(&expected), "{stderr}");
+    }
+    refused(folder.path(), &["generate", "a cat", "-o", "link.png"]);
+    generate(folder.path(), &["a cat", "--force", "-o", "link.png"]).done();
+    assert!(folder.path().join("link.png").is_symlink());
+    assert_ne!(fs::read(folder.path().join("far.png")).unwrap(), b"precious");
+}
+
 #[test]
 fn a_prompt_may_start_like_a_number_but_no_flag_is_swallowed() {
     let folder = tempfile::tempdir().unwrap();
