@@ -1,6 +1,7 @@
 //! Where pictures go: one named file, or numbered files in a folder.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
@@ -70,6 +71,7 @@ impl Destination {
 
 /// Nothing is overwritten unless the user says so, and what is no file never is.
 pub(crate) fn refuse_existing(path: &Path, force: bool) -> Result<()> {
+    refuse_long_names(path)?;
     if file_to_write(path)?.exists() && !force {
         return Err(unwrong::Error::FileExists { path: path.to_owned() }.into());
     }
@@ -79,11 +81,8 @@ pub(crate) fn refuse_existing(path: &Path, force: bool) -> Result<()> {
 /// Tries a file, which vanishes again, in the folder or in the nearest one that is there: an
 /// hour of work needs a place to go. Makes no folder yet.
 pub(crate) fn refuse_unwritable(folder: &Path) -> Result<()> {
-    // Without a slash at the end: a file is there under its name only.
-    let folder = folder.components().as_path();
-    let parents = folder.ancestors().filter(|parent| !parent.as_os_str().is_empty());
-    let there = parents.into_iter().find(|parent| parent.symlink_metadata().is_ok());
-    let there = there.unwrap_or(Path::new("."));
+    refuse_long_names(folder)?;
+    let there = nearest(folder);
     let tried = tempfile::tempfile_in(there);
     tried.map(drop).map_err(|error| {
         wrong_request(
@@ -91,6 +90,31 @@ pub(crate) fn refuse_unwritable(folder: &Path) -> Result<()> {
             "give a folder that can be written",
         )
     })
+}
+
+/// The nearest folder that is there, or what stands in its place.
+fn nearest(folder: &Path) -> &Path {
+    // Without a slash at the end: a file is there under its name only.
+    let folder = folder.components().as_path();
+    let mut parents = folder.ancestors().filter(|parent| !parent.as_os_str().is_empty());
+    parents.find(|parent| parent.symlink_metadata().is_ok()).unwrap_or(Path::new("."))
+}
+
+/// Asks the file system, each has a limit of its own; also of names within folders to come.
+fn refuse_long_names(path: &Path) -> Result<()> {
+    let there = nearest(path);
+    let is_long = |path: &Path| {
+        let about = path.symlink_metadata();
+        about.is_err_and(|error| error.kind() == ErrorKind::InvalidFilename)
+    };
+    let names = path.iter().filter(|name| is_long(&there.join(name)));
+    match names.map(Path::new).chain(is_long(path).then_some(path)).next() {
+        Some(name) => Err(wrong_request(
+            format!("`{}` is longer than the file system takes", name.display()),
+            "give a shorter name",
+        )),
+        None => Ok(()),
+    }
 }
 
 fn ends_with_slash(path: &Path) -> bool {

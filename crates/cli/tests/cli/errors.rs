@@ -102,6 +102,30 @@ fn nothing_is_overwritten_without_force() {
     assert_ne!(fs::read(folder.path().join("cat.png")).unwrap(), b"precious");
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn a_name_that_is_too_long_is_refused_before_any_work() {
+    let folder = tempfile::tempdir().unwrap();
+    let long = "a".repeat(300);
+    let (picture, lora) = (format!("{long}.png"), format!("{long}.safetensors"));
+    let within = format!("new/{picture}");
+    for line in [
+        &["generate", "a cat", "-o", &picture][..],
+        &["generate", "a cat", "-o", &within],
+        &["generate", "a cat", "--count", "2", "-o", &format!("{long}/")],
+        &["compare", "a cat", "--parts", &long, "-o", "cat.png"],
+        &["wrongs", "-o", &long],
+        &["train", ".", "-o", &lora],
+        &["eval", "--prompts", "prompts.txt", "-o", &long],
+    ] {
+        fs::write(folder.path().join("prompts.txt"), "a cat").unwrap();
+        let stderr = refused(folder.path(), line);
+        assert!(stderr.contains("aaa"), "{stderr}");
+        assert!(stderr.contains("is longer than the file system takes"), "{stderr}");
+        assert!(!stderr.contains("model `"), "{stderr}");
+    }
+}
+
 #[test]
 fn several_pictures_do_not_go_into_one_file() {
     let folder = tempfile::tempdir().unwrap();
