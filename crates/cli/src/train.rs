@@ -167,6 +167,9 @@ fn follow(
     let steps = trainer.options().steps;
     let mut last: Option<PathBuf> = None;
     let result = trainer.run(checkpoints, &arguments.running(), records, &mut |event| {
+        if let TrainEvent::Resumed { step } = event {
+            last = Some(checkpoints.path(step));
+        }
         show(&bar, steps, event, &mut last);
         if interrupt::pending() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });

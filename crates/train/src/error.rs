@@ -20,12 +20,12 @@ pub enum Error {
     #[error("the options choose none of the model's layers to train")]
     NoLayers,
 
-    /// A loss or gradient that is infinite or no number.
+    /// A number that is infinite or none.
     #[error("{} of step {step} is {value}, which is no finite number", what.name())]
     NotFinite {
         /// Counted from 1.
         step: u64,
-        /// Which of the two.
+        /// Which number.
         what: StepNumber,
         /// What it was.
         value: f64,
@@ -161,6 +161,12 @@ pub enum StepNumber {
     Loss,
     /// Length of its gradient.
     Gradient,
+    /// A number in the matrices, after it.
+    Matrices,
+    /// A number in the running means of the matrices, after it.
+    Average,
+    /// A number that the optimiser keeps, after it.
+    Optimizer,
 }
 
 impl StepNumber {
@@ -168,6 +174,9 @@ impl StepNumber {
         match self {
             Self::Loss => "the loss",
             Self::Gradient => "the length of the gradient",
+            Self::Matrices => "a number in the matrices",
+            Self::Average => "a number in the matrices' running means",
+            Self::Optimizer => "a number in the optimiser",
         }
     }
 }

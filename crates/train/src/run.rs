@@ -88,8 +88,8 @@ impl Trainer<'_> {
     /// Makes all steps that are left.
     ///
     /// Where the watcher says `Break`, the state is written first and the error is
-    /// [`Error::Interrupted`]. A loss that is no number ends the training with the step and the
-    /// last good checkpoint.
+    /// [`Error::Interrupted`]. A loss or a matrix with a number that is none ends the training with
+    /// the step; no checkpoint and no file is made of it.
     pub fn run(
         &mut self,
         checkpoints: &Checkpoints,

@@ -200,6 +200,20 @@ fn a_loss_that_is_no_number_ends_the_training_and_keeps_its_checkpoints() {
     assert!(!folder.path().join("lora.safetensors").exists());
 }
 
+#[test]
+fn a_last_step_that_makes_no_numbers_leaves_no_file() {
+    let folder = tempfile::tempdir().unwrap();
+    pictures(folder.path());
+    let set = ["train", "set", "--trigger", "wrong", "--resolution", "64", "--accumulation", "1"];
+    let last = ["--steps", "1", "--weight-decay", "1e300", "-o", "lora.safetensors"];
+    let run = unwrong(folder.path(), &[&set[..], &last].concat());
+    assert_eq!((run.code, run.stdout.as_str()), (Some(2), ""), "{}", run.stderr);
+    assert!(run.stderr.contains("error: a number in the matrices of step 1 is "), "{}", run.stderr);
+    assert!(!folder.path().join("lora.safetensors").exists());
+    let checkpoints = folder.path().join("lora.training/checkpoints");
+    assert_eq!(fs::read_dir(checkpoints).unwrap().count(), 0);
+}
+
 #[cfg(unix)]
 #[test]
 fn an_interrupted_training_is_put_aside_and_says_so() {
