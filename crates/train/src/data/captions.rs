@@ -86,12 +86,7 @@ impl<'a> Captions<'a> {
 
 /// The first line with text in it, without the white space around it.
 fn read_caption(path: &Path, notes: &mut Vec<Note>) -> Result<String> {
-    let bytes = fs::metadata(path).map_err(Error::io("read", path))?.len();
-    if bytes > MAX_BYTES {
-        let problem = format!("has {bytes} bytes, expected a caption of at most {MAX_BYTES}");
-        return Err(Error::Caption { path: path.to_owned(), problem });
-    }
-    let text = read_text(path)?;
+    let text = read_text(path, Some(MAX_BYTES))?;
     let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     if lines.len() > 1 {
         notes.push(Note::OneLine { path: path.to_owned(), lines: lines.len() });
@@ -102,7 +97,7 @@ fn read_caption(path: &Path, notes: &mut Vec<Note>) -> Result<String> {
 /// Pictures and captions; lines without a caption are left out.
 fn read_metadata(path: &Path) -> Result<Vec<(PathBuf, String)>> {
     let folder = folder_of(path);
-    let text = read_text(path)?;
+    let text = read_text(path, None)?;
     let mut lines: Vec<(PathBuf, String)> = Vec::new();
     let mut places: HashMap<PathBuf, usize> = HashMap::new();
     for (index, line) in text.lines().enumerate() {
@@ -130,12 +125,20 @@ fn read_metadata(path: &Path) -> Result<Vec<(PathBuf, String)>> {
     Ok(lines)
 }
 
-fn read_text(path: &Path) -> Result<String> {
+/// A text file of at most so many bytes.
+fn read_text(path: &Path, limit: Option<u64>) -> Result<String> {
+    let refuse = |problem| Error::Caption { path: path.to_owned(), problem };
+    let about = fs::metadata(path).map_err(Error::io("read", path))?;
+    // Opening a pipe would wait for whoever writes into it.
+    if !about.is_file() {
+        return Err(refuse("is a device or a pipe, expected a text file".to_owned()));
+    }
+    if let Some(limit) = limit.filter(|limit| about.len() > *limit) {
+        let bytes = about.len();
+        return Err(refuse(format!("has {bytes} bytes, expected a caption of at most {limit}")));
+    }
     let bytes = fs::read(path).map_err(Error::io("read", path))?;
-    let text = String::from_utf8(bytes).map_err(|_| Error::Caption {
-        path: path.to_owned(),
-        problem: "is not UTF-8 text".to_owned(),
-    })?;
+    let text = String::from_utf8(bytes).map_err(|_| refuse("is not UTF-8 text".to_owned()))?;
     // Some editors on Windows begin a file with a byte-order mark.
     Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
 }

@@ -148,3 +148,17 @@ fn a_caption_file_that_is_none_is_refused() {
         "`a.txt` has 70000 bytes, expected a caption of at most 65536"
     );
 }
+
+#[cfg(unix)]
+#[test]
+fn a_pipe_in_place_of_captions_is_refused_and_nobody_waits_for_it() {
+    for name in ["a.txt", "metadata.jsonl"] {
+        let folder = pictures();
+        let made = std::process::Command::new("mkfifo").arg(folder.path().join(name)).status();
+        assert!(made.unwrap().success());
+        assert_eq!(
+            folder.refusal(&options()),
+            format!("`{name}` is a device or a pipe, expected a text file")
+        );
+    }
+}
