@@ -63,6 +63,22 @@ fn with_strict_one_bad_file_is_an_error() {
 }
 
 #[test]
+fn what_a_training_left_is_not_trained_on() {
+    let folder = Folder::with(&[
+        ("a.png", png(64, 64, 1)),
+        ("cat.training/loss.png", png(64, 64, 2)),
+        ("within/b.png", png(64, 64, 3)),
+        ("within/dog.training/samples/00000000-0.png", png(64, 64, 4)),
+    ]);
+    let said = |name: &str| format!("`{name}` is left out: it is what a training left");
+    let (dataset, notes) = folder.scan(&DataOptions { recursive: true, ..options() });
+    assert_eq!(names(&dataset), ["a.png", "b.png"]);
+    assert_eq!(notes, [said("cat.training"), said("within/dog.training")]);
+    let (_, notes) = folder.scan(&options());
+    assert_eq!(notes, [&said("cat.training"), "1 folder in it is not looked into"]);
+}
+
+#[test]
 fn what_does_not_want_to_be_a_picture_is_not_mentioned() {
     let folder = Folder::with(&[
         ("a.png", png(64, 64, 1)),
