@@ -190,6 +190,18 @@ fn show(bar: &ProgressBar, steps: u64, event: TrainEvent<'_>, last: &mut Option<
             bar.set_prefix("pictures");
             bar.set_position(done as u64);
         }
+        TrainEvent::Damaged { path, instead } => {
+            let instead = match instead {
+                Some(step) => format!("goes on after step {step}"),
+                None => "begins anew".to_owned(),
+            };
+            let path = path.display();
+            bar.suspend(|| {
+                printer::note(&format!(
+                    "warning: the checkpoint `{path}` is damaged; the training {instead} instead"
+                ));
+            });
+        }
         TrainEvent::Resumed { step } => {
             bar.suspend(|| printer::note(&format!("goes on after step {step} of {steps}")));
         }

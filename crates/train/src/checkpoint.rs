@@ -25,6 +25,15 @@ pub struct Checkpoints {
     settings: String,
 }
 
+/// What a training goes on from.
+#[derive(Debug, Default)]
+pub struct Last {
+    /// The last state that is whole; absent: the training begins anew.
+    pub state: Option<State>,
+    /// Later files that are not.
+    pub damaged: Vec<PathBuf>,
+}
+
 impl Checkpoints {
     /// Makes the folder if it is not there.
     pub fn open(folder: &Path, settings: String) -> Result<Self> {
@@ -48,24 +57,31 @@ impl Checkpoints {
     /// The last state that is whole, of a training with the same settings.
     ///
     /// A damaged file is passed over for the one before it. Settings that differ are an error.
-    pub fn last(&self, like: &State) -> Result<Option<State>> {
+    pub fn last(&self, like: &State) -> Result<Last> {
+        let mut last = Last::default();
         for path in self.files()?.into_iter().rev() {
-            let Some((settings, file)) = read(&path) else { continue };
-            if settings != self.settings {
+            let whole = read(&path);
+            if let Some((settings, _)) = &whole
+                && *settings != self.settings
+            {
                 return Err(Error::OtherTraining {
-                    difference: difference(&settings, &self.settings),
+                    difference: difference(settings, &self.settings),
                 });
             }
-            if let Some(state) = state(&file, like) {
-                return Ok(Some(state));
+            last.state = whole.and_then(|(_, file)| state(&file, like));
+            if last.state.is_some() {
+                break;
             }
+            last.damaged.push(path);
         }
-        Ok(None)
+        Ok(last)
     }
 
-    /// Deletes all but the `keep` newest.
-    pub fn prune(&self, keep: usize) -> Result<()> {
-        let files = self.files()?;
+    /// Deletes all but the `keep` newest up to this step. Later ones, which are damaged, are
+    /// replaced in time and must not push out good ones.
+    pub fn prune(&self, keep: usize, step: u64) -> Result<()> {
+        let mut files = self.files()?;
+        files.retain(|path| *path <= self.path(step));
         let old = files.len().saturating_sub(keep);
         files[..old]
             .iter()

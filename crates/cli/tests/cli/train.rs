@@ -102,6 +102,35 @@ fn kill_after(folder: &Path, output: &str, more: &[&str], step: u64) {
 }
 
 #[test]
+fn a_damaged_checkpoint_is_named_and_the_one_before_it_taken() {
+    let folder = tempfile::tempdir().unwrap();
+    pictures(folder.path());
+    train(folder.path(), "lora.safetensors", &[]).done();
+    let whole = bytes(folder.path(), "lora.safetensors");
+    let checkpoint = |step| format!("lora.training/checkpoints/checkpoint-0000000{step}.safetensors");
+    let damage = |step| {
+        let mut damaged = bytes(folder.path(), &checkpoint(step));
+        let middle = damaged.len() / 2;
+        damaged[middle] ^= 1;
+        fs::write(folder.path().join(checkpoint(step)), damaged).unwrap();
+    };
+    for (damaged, instead) in
+        [(&[6][..], "goes on after step 4 instead"), (&[4, 6], "begins anew instead")]
+    {
+        damaged.iter().copied().for_each(&damage);
+        fs::remove_file(folder.path().join("lora.safetensors")).unwrap();
+        let run = train(folder.path(), "lora.safetensors", &[]).done();
+        for step in damaged {
+            let name = checkpoint(*step);
+            let said =
+                format!("warning: the checkpoint `{name}` is damaged; the training {instead}\n");
+            assert!(run.stderr.contains(&said), "{}", run.stderr);
+        }
+        assert!(whole == bytes(folder.path(), "lora.safetensors"));
+    }
+}
+
+#[test]
 fn another_training_does_not_go_on_from_these_checkpoints() {
     let folder = tempfile::tempdir().unwrap();
     pictures(folder.path());
