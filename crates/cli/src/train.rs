@@ -27,19 +27,22 @@ mod work;
 /// Trains what is left of it; says the LoRA's path when it is complete.
 pub(crate) fn run(arguments: &TrainArgs) -> Result<()> {
     let output = &arguments.output;
+    let work = Work::beside(output);
     check_output(output, arguments.force)?;
     arguments.training().check()?;
+    arguments.samples().map_or(Ok(()), |samples| samples.check())?;
+    refuse_no_folder(&work.folder)?;
+    refuse_no_folder(&logs(arguments, &work))?;
     interrupt::listen()?;
 
     let pipeline = open(arguments)?;
+    let samples = samples(&pipeline, arguments, &work)?;
     arguments.training().layers.check_dialect(pipeline.layers(), arguments.format.into())?;
     let native = pipeline.native_size().width;
     let dataset = scan(&arguments.folder, &arguments.data(native), "pictures")?;
     let class = arguments.class_data(native);
     let class = class.map(|(folder, data)| scan(folder, &data, "class pictures")).transpose()?;
 
-    let work = Work::beside(output);
-    let samples = samples(&pipeline, arguments, &work)?;
     let _lock = FolderLock::take(&work.folder)?;
     if arguments.force {
         work.clear()?;
@@ -94,6 +97,17 @@ fn check_output(output: &Path, force: bool) -> Result<()> {
     }
     refuse_existing(output, force)?;
     refuse_unwritable(output.parent().unwrap_or(Path::new("")))
+}
+
+/// A folder to come must find no file in its way.
+fn refuse_no_folder(folder: &Path) -> Result<()> {
+    if let Some(file) = folder.ancestors().find(|parent| parent.exists() && !parent.is_dir()) {
+        return Err(wrong_request(
+            format!("`{}` is a file, expected a folder", file.display()),
+            "give another name",
+        ));
+    }
+    refuse_unwritable(folder)
 }
 
 /// Reads a folder and says what was found.

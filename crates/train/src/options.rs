@@ -147,6 +147,6 @@ impl TrainOptions {
         if !(weight_decay.is_finite() && weight_decay >= 0.0) {
             return refuse("weight_decay", &weight_decay, "a number from 0 on");
         }
-        Ok(())
+        self.loss.check()
     }
 }

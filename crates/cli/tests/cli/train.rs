@@ -208,6 +208,14 @@ fn what_cannot_be_trained_is_said_before_any_work() {
         &["--train-text-encoders", "--text-encoder-rate", "0"],
         "`text_encoder_rate` is 0, expected a number above 0",
     );
+    said(&["--snr-gamma", "0"], "`snr_gamma` is 0, expected a number above 0");
+    said(&["--noise-offset", "-1"], "`noise_offset` is -1, expected 0 to 1");
+    let sample = ["--sample-prompt", "a cat", "--sample-steps"];
+    said(&[&sample[..], &["0"]].concat(), "`sample_steps` is 0, expected 1 to 1000");
+    fs::write(folder.path().join("file"), "").unwrap();
+    for place in ["file", "file/logs"] {
+        said(&["--log-dir", place], "error: `file` is a file, expected a folder");
+    }
     said(&["--layers", "convolutions", "--format", "diffusers"], "in 2023 only attention");
     let run = unwrong(folder.path(), &["train", "nowhere", "-o", "lora.safetensors"]);
     assert_eq!(run.code, Some(1), "{}", run.stderr);
