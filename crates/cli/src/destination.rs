@@ -1,10 +1,11 @@
 //! Where pictures go: one named file, or numbered files in a folder.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use unwrong::picture::Format;
+use unwrong::picture::{Format, file_to_write};
 
 use crate::failure::wrong_request;
 
@@ -68,16 +69,10 @@ impl Destination {
     }
 }
 
-/// Nothing is overwritten unless the user says so.
+/// Nothing is overwritten unless the user says so, and what is no file never is.
 pub(crate) fn refuse_existing(path: &Path, force: bool) -> Result<()> {
-    if path.is_dir() {
-        return Err(wrong_request(
-            format!("`{}` is a folder, expected the name of a file", path.display()),
-            "give another name",
-        ));
-    }
-    // A link that leads nowhere is there, too.
-    if !force && path.symlink_metadata().is_ok() {
+    refuse_long_names(path)?;
+    if file_to_write(path)?.exists() && !force {
         return Err(unwrong::Error::FileExists { path: path.to_owned() }.into());
     }
     Ok(())
@@ -86,11 +81,8 @@ pub(crate) fn refuse_existing(path: &Path, force: bool) -> Result<()> {
 /// Tries a file, which vanishes again, in the folder or in the nearest one that is there: an
 /// hour of work needs a place to go. Makes no folder yet.
 pub(crate) fn refuse_unwritable(folder: &Path) -> Result<()> {
-    // Without a slash at the end: a file is there under its name only.
-    let folder = folder.components().as_path();
-    let parents = folder.ancestors().filter(|parent| !parent.as_os_str().is_empty());
-    let there = parents.into_iter().find(|parent| parent.symlink_metadata().is_ok());
-    let there = there.unwrap_or(Path::new("."));
+    refuse_long_names(folder)?;
+    let there = nearest(folder);
     let tried = tempfile::tempfile_in(there);
     tried.map(drop).map_err(|error| {
         wrong_request(
@@ -98,6 +90,31 @@ pub(crate) fn refuse_unwritable(folder: &Path) -> Result<()> {
             "give a folder that can be written",
         )
     })
+}
+
+/// The nearest folder that is there, or what stands in its place.
+fn nearest(folder: &Path) -> &Path {
+    // Without a slash at the end: a file is there under its name only.
+    let folder = folder.components().as_path();
+    let mut parents = folder.ancestors().filter(|parent| !parent.as_os_str().is_empty());
+    parents.find(|parent| parent.symlink_metadata().is_ok()).unwrap_or(Path::new("."))
+}
+
+/// Asks the file system, each has a limit of its own; also of names within folders to come.
+fn refuse_long_names(path: &Path) -> Result<()> {
+    let there = nearest(path);
+    let is_long = |path: &Path| {
+        let about = path.symlink_metadata();
+        about.is_err_and(|error| error.kind() == ErrorKind::InvalidFilename)
+    };
+    let names = path.iter().filter(|name| is_long(&there.join(name)));
+    match names.map(Path::new).chain(is_long(path).then_some(path)).next() {
+        Some(name) => Err(wrong_request(
+            format!("`{}` is longer than the file system takes", name.display()),
+            "give a shorter name",
+        )),
+        None => Ok(()),
+    }
 }
 
 fn ends_with_slash(path: &Path) -> bool {
@@ -170,7 +187,11 @@ mod tests {
         let folder = tempfile::tempdir()?;
         let link = folder.path().join("cat.png");
         std::os::unix::fs::symlink("nowhere", &link)?;
-        assert!(Destination::new(Some(&link), 1, false).is_err());
+        for force in [false, true] {
+            let result = Destination::new(Some(&link), 1, force);
+            let said = result.err().map(|error| error.to_string()).unwrap_or_default();
+            assert!(said.ends_with("is a link to nothing, expected a file"), "{said}");
+        }
         Ok(())
     }
 

@@ -17,7 +17,7 @@ use unwrong_train::{Checkpoints, Error, Records, Samples, TrainEvent, Trainer};
 
 use crate::args::{CardArgs, TrainArgs};
 use crate::bars::new_bar;
-use crate::destination::refuse_unwritable;
+use crate::destination::{refuse_existing, refuse_unwritable};
 use crate::failure::wrong_request;
 use crate::train::work::{CACHE, CHECKPOINTS, LOGS, SAMPLES, Work};
 use crate::{interrupt, printer, session};
@@ -27,19 +27,22 @@ mod work;
 /// Trains what is left of it; says the LoRA's path when it is complete.
 pub(crate) fn run(arguments: &TrainArgs) -> Result<()> {
     let output = &arguments.output;
+    let work = Work::beside(output);
     check_output(output, arguments.force)?;
     arguments.training().check()?;
+    arguments.samples().map_or(Ok(()), |samples| samples.check())?;
+    refuse_no_folder(&work.folder)?;
+    refuse_no_folder(&logs(arguments, &work))?;
     interrupt::listen()?;
 
     let pipeline = open(arguments)?;
+    let samples = samples(&pipeline, arguments, &work)?;
     arguments.training().layers.check_dialect(pipeline.layers(), arguments.format.into())?;
     let native = pipeline.native_size().width;
-    let dataset = scan(&arguments.folder, &arguments.data(native), "pictures")?;
+    let dataset = scan(&arguments.folder, &arguments.data(native), "picture")?;
     let class = arguments.class_data(native);
-    let class = class.map(|(folder, data)| scan(folder, &data, "class pictures")).transpose()?;
+    let class = class.map(|(folder, data)| scan(folder, &data, "class picture")).transpose()?;
 
-    let work = Work::beside(output);
-    let samples = samples(&pipeline, arguments, &work)?;
     let _lock = FolderLock::take(&work.folder)?;
     if arguments.force {
         work.clear()?;
@@ -92,10 +95,19 @@ fn check_output(output: &Path, force: bool) -> Result<()> {
             "give a name that ends in `.safetensors`",
         ));
     }
-    if output.exists() && !force {
-        return Err(unwrong::Error::FileExists { path: output.to_owned() }.into());
-    }
+    refuse_existing(output, force)?;
     refuse_unwritable(output.parent().unwrap_or(Path::new("")))
+}
+
+/// A folder to come must find no file in its way.
+fn refuse_no_folder(folder: &Path) -> Result<()> {
+    if let Some(file) = folder.ancestors().find(|parent| parent.exists() && !parent.is_dir()) {
+        return Err(wrong_request(
+            format!("`{}` is a file, expected a folder", file.display()),
+            "give another name",
+        ));
+    }
+    refuse_unwritable(folder)
 }
 
 /// Reads a folder and says what was found.
@@ -109,7 +121,9 @@ fn scan(folder: &Path, options: &DataOptions, what: &str) -> Result<Dataset> {
         .iter()
         .map(|(size, count)| format!("{count} at {}x{}", size.width, size.height))
         .collect();
-    printer::note(&format!("{} {what}: {}", dataset.items().len(), buckets.join(", ")));
+    let count = dataset.items().len();
+    let plural = if count == 1 { "" } else { "s" };
+    printer::note(&format!("{count} {what}{plural}: {}", buckets.join(", ")));
     Ok(dataset)
 }
 
@@ -169,6 +183,9 @@ fn follow(
     let steps = trainer.options().steps;
     let mut last: Option<PathBuf> = None;
     let result = trainer.run(checkpoints, &arguments.running(), records, &mut |event| {
+        if let TrainEvent::Resumed { step } = event {
+            last = Some(checkpoints.path(step));
+        }
         show(&bar, steps, event, &mut last);
         if interrupt::pending() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
@@ -188,6 +205,18 @@ fn show(bar: &ProgressBar, steps: u64, event: TrainEvent<'_>, last: &mut Option<
             bar.set_length(all as u64);
             bar.set_prefix("pictures");
             bar.set_position(done as u64);
+        }
+        TrainEvent::Damaged { path, instead } => {
+            let instead = match instead {
+                Some(step) => format!("goes on after step {step}"),
+                None => "begins anew".to_owned(),
+            };
+            let path = path.display();
+            bar.suspend(|| {
+                printer::note(&format!(
+                    "warning: the checkpoint `{path}` is damaged; the training {instead} instead"
+                ));
+            });
         }
         TrainEvent::Resumed { step } => {
             bar.suspend(|| printer::note(&format!("goes on after step {step} of {steps}")));

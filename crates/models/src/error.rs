@@ -167,6 +167,20 @@ pub enum Error {
         dtype: &'static str,
     },
 
+    /// All numbers of a matrix are too small for the dtype asked for.
+    #[error(
+        "the LoRA's `{layer}` has a matrix whose greatest value is {greatest:e}; in {dtype} all \
+         of them would be 0"
+    )]
+    LoraVanishes {
+        /// The layer's checkpoint key.
+        layer: String,
+        /// The greatest number, without its sign.
+        greatest: f32,
+        /// What was asked for.
+        dtype: &'static str,
+    },
+
     /// `UNWRONG_OPS` names no implementation.
     #[error("`UNWRONG_OPS` is {value}, expected `cpu` or `reference`")]
     UnknownOps {
@@ -282,6 +296,9 @@ impl Error {
             },
             Self::Lora { hint, .. } | Self::LoraDialect { hint, .. } => hint.clone(),
             Self::LoraRange { .. } => Some("bf16 has the range of f32".to_owned()),
+            Self::LoraVanishes { .. } => {
+                Some("bf16 and f32 hold smaller values: `--dtype bf16`".to_owned())
+            }
             _ => None,
         }
     }

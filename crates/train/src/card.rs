@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
-use unwrong::picture::write_atomically;
+use unwrong::picture::{file_to_write, write_atomically};
 
 use crate::error::{Error, Result};
 use crate::metadata::Facts;
@@ -59,6 +59,10 @@ pub fn hub_name(model: &str) -> Option<String> {
 
 /// Writes the card, unless a file of that name is there that is not ours; says whether it did.
 pub fn write_card(path: &Path, card: &str) -> Result<bool> {
+    // A folder is not ours, and a pipe would keep whoever reads it waiting.
+    if file_to_write(path).is_err() {
+        return Ok(false);
+    }
     match fs::read_to_string(path) {
         Ok(text) if !text.contains(MARK) => return Ok(false),
         // No text at all is not ours either.
@@ -293,6 +297,7 @@ mod tests {
             assert!(!write_card(&path, MARK).unwrap());
             assert_eq!(fs::read(&path).unwrap(), theirs);
         }
+        assert!(!write_card(folder.path(), MARK).unwrap());
     }
 
     #[test]

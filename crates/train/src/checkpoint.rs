@@ -9,6 +9,7 @@ use unwrong::picture::write_atomically;
 use unwrong_models::files::{Bytes, FrozenWeight, SafetensorsFile, safetensors_bytes};
 
 use crate::error::{Error, Result};
+use crate::settings::difference;
 use crate::trainer::State;
 
 /// Metadata: what the training is, word for word.
@@ -23,6 +24,15 @@ pub struct Checkpoints {
     folder: PathBuf,
     /// What the training is; one with other settings is not resumed.
     settings: String,
+}
+
+/// What a training goes on from.
+#[derive(Debug, Default)]
+pub struct Last {
+    /// The last state that is whole; absent: the training begins anew.
+    pub state: Option<State>,
+    /// Later files that are not.
+    pub damaged: Vec<PathBuf>,
 }
 
 impl Checkpoints {
@@ -48,24 +58,31 @@ impl Checkpoints {
     /// The last state that is whole, of a training with the same settings.
     ///
     /// A damaged file is passed over for the one before it. Settings that differ are an error.
-    pub fn last(&self, like: &State) -> Result<Option<State>> {
+    pub fn last(&self, like: &State) -> Result<Last> {
+        let mut last = Last::default();
         for path in self.files()?.into_iter().rev() {
-            let Some((settings, file)) = read(&path) else { continue };
-            if settings != self.settings {
+            let whole = read(&path);
+            if let Some((settings, _)) = &whole
+                && *settings != self.settings
+            {
                 return Err(Error::OtherTraining {
-                    difference: difference(&settings, &self.settings),
+                    difference: difference(settings, &self.settings),
                 });
             }
-            if let Some(state) = state(&file, like) {
-                return Ok(Some(state));
+            last.state = whole.and_then(|(_, file)| state(&file, like));
+            if last.state.is_some() {
+                break;
             }
+            last.damaged.push(path);
         }
-        Ok(None)
+        Ok(last)
     }
 
-    /// Deletes all but the `keep` newest.
-    pub fn prune(&self, keep: usize) -> Result<()> {
-        let files = self.files()?;
+    /// Deletes all but the `keep` newest up to this step. Later ones, which are damaged, are
+    /// replaced in time and must not push out good ones.
+    pub fn prune(&self, keep: usize, step: u64) -> Result<()> {
+        let mut files = self.files()?;
+        files.retain(|path| *path <= self.path(step));
         let old = files.len().saturating_sub(keep);
         files[..old]
             .iter()
@@ -155,20 +172,4 @@ fn checksum(settings: &str, tensors: &BTreeMap<String, FrozenWeight>) -> String 
         add(weight.bytes());
     }
     format!("{:x}", hash.finalize())
-}
-
-/// The first line in which settings differ: they are written one to a line.
-fn difference(found: &str, asked: &str) -> String {
-    let lines = found.lines().zip(asked.lines());
-    match lines.into_iter().find(|(found, asked)| found != asked) {
-        // Pictures stand in a list, without a name of their own.
-        Some((found, asked)) if !(found.contains("\": ") && asked.contains("\": ")) => {
-            "it was begun with other pictures or captions".to_owned()
-        }
-        Some((found, asked)) => {
-            let clean = |line: &str| line.trim().trim_end_matches(',').to_owned();
-            format!("it was begun with `{}`, now it is `{}`", clean(found), clean(asked))
-        }
-        None => "it was begun with other settings".to_owned(),
-    }
 }

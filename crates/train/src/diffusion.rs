@@ -15,6 +15,23 @@ pub struct LossOptions {
     pub noise_offset: f64,
 }
 
+impl LossOptions {
+    /// Refuses what is no option of a loss.
+    pub fn check(&self) -> Result<()> {
+        let refuse = |field, value: f64, expected: &str| {
+            let (value, expected) = (value.to_string(), expected.to_owned());
+            Err(Error::OutOfRange { field, value, expected })
+        };
+        if let Some(gamma) = self.snr_gamma.filter(|gamma| !(*gamma > 0.0 && gamma.is_finite())) {
+            return refuse("snr_gamma", gamma, "a number above 0");
+        }
+        if !(0.0..=1.0).contains(&self.noise_offset) {
+            return refuse("noise_offset", self.noise_offset, "0 to 1");
+        }
+        Ok(())
+    }
+}
+
 /// One picture's part of a step.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sample {
@@ -43,20 +60,7 @@ impl Diffusion {
         prediction: PredictionType,
         options: LossOptions,
     ) -> Result<Self> {
-        let refuse = |field, value: f64, expected: &str| {
-            Err(Error::OutOfRange {
-                field,
-                value: value.to_string(),
-                expected: expected.to_owned(),
-            })
-        };
-        if let Some(gamma) = options.snr_gamma.filter(|gamma| !(*gamma > 0.0 && gamma.is_finite()))
-        {
-            return refuse("snr_gamma", gamma, "a number above 0");
-        }
-        if !(0.0..=1.0).contains(&options.noise_offset) {
-            return refuse("noise_offset", options.noise_offset, "0 to 1");
-        }
+        options.check()?;
         Ok(Self { alphas_cumprod, prediction, options })
     }
 

@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 
 use unwrong::memory::gigabytes;
 
+use crate::settings::flag;
+
 /// Shorthand for results of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -20,12 +22,12 @@ pub enum Error {
     #[error("the options choose none of the model's layers to train")]
     NoLayers,
 
-    /// A loss or gradient that is infinite or no number.
+    /// A number that is infinite or none.
     #[error("{} of step {step} is {value}, which is no finite number", what.name())]
     NotFinite {
         /// Counted from 1.
         step: u64,
-        /// Which of the two.
+        /// Which number.
         what: StepNumber,
         /// What it was.
         value: f64,
@@ -64,7 +66,7 @@ pub enum Error {
     Json(#[from] serde_json::Error),
 
     /// A number outside what makes sense.
-    #[error("`{field}` is {value}, expected {expected}")]
+    #[error("`{}` is {value}, expected {expected}", flag(field))]
     OutOfRange {
         /// The option.
         field: &'static str,
@@ -161,6 +163,12 @@ pub enum StepNumber {
     Loss,
     /// Length of its gradient.
     Gradient,
+    /// A number in the matrices, after it.
+    Matrices,
+    /// A number in the running means of the matrices, after it.
+    Average,
+    /// A number that the optimiser keeps, after it.
+    Optimizer,
 }
 
 impl StepNumber {
@@ -168,6 +176,9 @@ impl StepNumber {
         match self {
             Self::Loss => "the loss",
             Self::Gradient => "the length of the gradient",
+            Self::Matrices => "a number in the matrices",
+            Self::Average => "a number in the matrices' running means",
+            Self::Optimizer => "a number in the optimiser",
         }
     }
 }

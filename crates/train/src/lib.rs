@@ -19,10 +19,11 @@ mod optimizer;
 mod options;
 mod run;
 mod samples;
+mod settings;
 mod trainer;
 
 pub use average::Average;
-pub use checkpoint::Checkpoints;
+pub use checkpoint::{Checkpoints, Last};
 pub use curve::write_curve;
 pub use diffusion::{Diffusion, LossOptions, Sample, loss};
 pub use error::{Error, Result};

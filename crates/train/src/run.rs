@@ -10,12 +10,12 @@ use unwrong::picture::write_atomically;
 use unwrong::progress::Event;
 use unwrong_models::lora::{Dialect, write_lora};
 
-use crate::checkpoint::Checkpoints;
+use crate::checkpoint::{Checkpoints, Last};
 use crate::curve::write_curve;
 use crate::error::{Error, Result};
 use crate::journal::Journal;
 use crate::samples::{Happening, Picture, Samples};
-use crate::trainer::{StepReport, Trainer};
+use crate::trainer::{State, StepReport, Trainer};
 
 /// How often a training is put aside, and what becomes of it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -56,6 +56,13 @@ pub enum TrainEvent<'a> {
         /// All of them.
         all: usize,
     },
+    /// A checkpoint cannot be used.
+    Damaged {
+        /// The file.
+        path: &'a Path,
+        /// The step after which the training goes on instead; absent: it begins anew.
+        instead: Option<u64>,
+    },
     /// The training goes on after this step.
     Resumed {
         /// Steps that were made before.
@@ -88,8 +95,8 @@ impl Trainer<'_> {
     /// Makes all steps that are left.
     ///
     /// Where the watcher says `Break`, the state is written first and the error is
-    /// [`Error::Interrupted`]. A loss that is no number ends the training with the step and the
-    /// last good checkpoint.
+    /// [`Error::Interrupted`]. A loss or a matrix with a number that is none ends the training with
+    /// the step; no checkpoint and no file is made of it.
     pub fn run(
         &mut self,
         checkpoints: &Checkpoints,
@@ -98,7 +105,12 @@ impl Trainer<'_> {
         watch: &mut Watcher<'_>,
     ) -> Result<()> {
         let mut first = 0;
-        if let Some(state) = checkpoints.last(self.state())? {
+        let Last { state, damaged } = checkpoints.last(self.state())?;
+        let instead = state.as_ref().map(State::step);
+        for path in &damaged {
+            tell(watch, TrainEvent::Damaged { path, instead })?;
+        }
+        if let Some(state) = state {
             let step = state.step;
             self.resume(state)?;
             first = step + 1;
@@ -150,7 +162,7 @@ impl Trainer<'_> {
         watch: &mut Watcher<'_>,
     ) -> Result<ControlFlow<()>> {
         let path = checkpoints.save(self.state())?;
-        checkpoints.prune(options.keep.max(1))?;
+        checkpoints.prune(options.keep.max(1), self.state().step)?;
         if let Some(folder) = &records.curve {
             write_curve(folder, &self.state().losses)?;
         }

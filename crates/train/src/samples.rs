@@ -30,6 +30,20 @@ pub struct SampleOptions {
     pub seed: u64,
 }
 
+impl SampleOptions {
+    /// Refuses what no model can draw.
+    pub fn check(&self) -> Result<()> {
+        match self.steps.filter(|steps| !(1..=1000).contains(steps)) {
+            Some(steps) => Err(Error::OutOfRange {
+                field: "sample_steps",
+                value: steps.to_string(),
+                expected: "1 to 1000".to_owned(),
+            }),
+            None => Ok(()),
+        }
+    }
+}
+
 /// Pictures of a training, in a folder of their own.
 #[derive(Debug, Clone)]
 pub struct Samples {
@@ -48,6 +62,7 @@ impl Samples {
         name: &str,
         options: SampleOptions,
     ) -> Result<Self> {
+        options.check()?;
         let request = |(prompt, place): (&String, u64)| GenerateRequest {
             negative_prompt: options.negative_prompt.clone(),
             seed: Some(options.seed.wrapping_add(place)),

@@ -11,11 +11,11 @@ use unwrong_models::unet::{Reading, Told, TrainingPass};
 
 use crate::average::Average;
 use crate::data::draws::{Draws, Purpose};
-use crate::data::{Array, Cache, Dataset, Entry, Example, Key};
+use crate::data::{Array, Cache, DataOptions, Dataset, Entry, Example, Key};
 use crate::diffusion::{Diffusion, Sample, loss};
 use crate::error::{Error, Result, StepNumber};
 use crate::layers::{Layer, initial};
-use crate::optimizer::{Optimizer, clip, norm};
+use crate::optimizer::{Optimizer, clip, norm, not_finite};
 use crate::options::TrainOptions;
 
 /// A training under way: the model, the pictures, and all that changes.
@@ -58,6 +58,17 @@ impl State {
     #[must_use]
     pub fn losses(&self) -> &[f32] {
         &self.losses
+    }
+
+    /// A number that is infinite or none, in what a step has changed.
+    fn not_finite(&self) -> Option<(StepNumber, f32)> {
+        let first = |what, mut all: std::slice::Iter<'_, Vec<f32>>| {
+            all.find_map(|numbers| not_finite(numbers)).map(|value| (what, value))
+        };
+        let average = self.average.as_ref();
+        first(StepNumber::Matrices, self.tensors.iter())
+            .or_else(|| first(StepNumber::Average, average?.tensors.iter()))
+            .or_else(|| Some((StepNumber::Optimizer, self.optimizer.not_finite()?)))
     }
 }
 
@@ -171,13 +182,15 @@ impl<'a> Trainer<'a> {
             let items = dataset.items().iter();
             items.map(|item| (&item.sha256, &item.caption, item.bucket.to_string())).collect()
         };
-        let class = self.class.map(
-            |class| serde_json::json!({ "data": class.options(), "pictures": pictures(class) }),
-        );
+        // What became of bad files is seen in the pictures.
+        let data = |dataset: &Dataset| DataOptions { strict: false, ..dataset.options().clone() };
+        let class = self
+            .class
+            .map(|class| serde_json::json!({ "data": data(class), "pictures": pictures(class) }));
         let settings = serde_json::json!({
             "model": self.identity,
             "training": self.options,
-            "data": self.dataset.options(),
+            "data": data(self.dataset),
             "class": class,
             "pictures": pictures(self.dataset),
         });
@@ -232,7 +245,10 @@ impl<'a> Trainer<'a> {
         done(examples.len(), examples.len())
     }
 
-    /// Makes one step. Where the loss is no number, nothing has changed.
+    /// Makes one step.
+    ///
+    /// Where the loss or the gradient is no number, nothing has changed; where matrices or what
+    /// the optimiser keeps are none after it, the training is of no use any more.
     pub fn step(&mut self) -> Result<StepReport> {
         let (step, options) = (self.state.step, self.options);
         let mut gradients: Vec<Vec<f32>> =
@@ -250,9 +266,10 @@ impl<'a> Trainer<'a> {
             Some(limit) => clip(&mut gradients, limit),
             None => norm(&gradients),
         };
+        let not_finite = |what, value| Err(Error::NotFinite { step: step + 1, what, value });
         for (what, value) in [(StepNumber::Loss, sum), (StepNumber::Gradient, length)] {
             if !value.is_finite() {
-                return Err(Error::NotFinite { step: step + 1, what, value });
+                return not_finite(what, value);
             }
         }
         let factor = options.schedule.factor(step, options.steps, options.warmup);
@@ -262,6 +279,9 @@ impl<'a> Trainer<'a> {
         self.state.optimizer.step(&mut self.state.tensors, &gradients, &rates);
         if let Some(average) = &mut self.state.average {
             average.step(&self.state.tensors);
+        }
+        if let Some((what, value)) = self.state.not_finite() {
+            return not_finite(what, f64::from(value));
         }
         self.state.step += 1;
         self.state.losses.push(sum as f32);

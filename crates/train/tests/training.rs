@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use unwrong::pipeline::Options;
 use unwrong::{Catalog, GenerateRequest, Pipeline};
 use unwrong_train::data::{Cache, DataOptions, Dataset};
-use unwrong_train::{StepReport, TrainOptions, Trainer};
+use unwrong_train::error::StepNumber;
+use unwrong_train::{Error, OptimizerKind, OptimizerOptions, StepReport, TrainOptions, Trainer};
 
 /// A model, folders with a picture each, and a cache.
 struct Case {
@@ -83,6 +84,22 @@ fn a_class_that_counts_for_nothing_changes_no_gradient() {
     let norm = |class| case.step("instance", class, 1).gradient_norm.to_bits();
     assert_eq!(norm(Some(("class", 0.0))), norm(None));
     assert_ne!(norm(Some(("class", 1.0))), norm(None));
+}
+
+#[test]
+fn a_step_after_which_a_number_is_none_is_an_error() {
+    let case = Case::new();
+    let dataset = case.dataset("instance");
+    let cache = Cache::open(&case.path("cache")).unwrap();
+    for kind in [OptimizerKind::AdamW, OptimizerKind::Prodigy] {
+        let optimizer = OptimizerOptions { kind, weight_decay: 1e300, ..Default::default() };
+        let options = TrainOptions { steps: 1, optimizer, ..TrainOptions::default() };
+        let mut trainer = Trainer::new(&case.pipeline, &dataset, &cache, options).unwrap();
+        let error = trainer.step().unwrap_err();
+        let what = StepNumber::Matrices;
+        assert!(matches!(error, Error::NotFinite { step: 1, what: w, .. } if w == what), "{error}");
+        assert!(!trainer.is_finished());
+    }
 }
 
 #[test]

@@ -116,6 +116,15 @@ pub enum Error {
         path: PathBuf,
     },
 
+    /// Something that is no file is where one is to be written.
+    #[error("`{}` is {found}, expected a file", path.display())]
+    NotAFile {
+        /// What is there.
+        path: PathBuf,
+        /// Its kind.
+        found: &'static str,
+    },
+
     /// Another run of the program works in the folder.
     #[error("another run is at work in `{}`", folder.display())]
     Busy {
@@ -244,6 +253,7 @@ impl Error {
             Self::FileExists { .. } => {
                 Some("give another name, or `--force` to replace it".to_owned())
             }
+            Self::NotAFile { .. } => Some("give another name".to_owned()),
             Self::Busy { .. } => {
                 Some("wait until it is done, or give another folder or name".to_owned())
             }
@@ -280,6 +290,7 @@ impl Error {
             | Self::Request { .. }
             | Self::UnknownFormat { .. }
             | Self::FileExists { .. }
+            | Self::NotAFile { .. }
             | Self::Busy { .. }
             | Self::NotAPicture { .. }
             | Self::SchedulerOption { .. }

@@ -102,6 +102,30 @@ fn nothing_is_overwritten_without_force() {
     assert_ne!(fs::read(folder.path().join("cat.png")).unwrap(), b"precious");
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn a_name_that_is_too_long_is_refused_before_any_work() {
+    let folder = tempfile::tempdir().unwrap();
+    let long = "a".repeat(300);
+    let (picture, lora) = (format!("{long}.png"), format!("{long}.safetensors"));
+    let within = format!("new/{picture}");
+    for line in [
+        &["generate", "a cat", "-o", &picture][..],
+        &["generate", "a cat", "-o", &within],
+        &["generate", "a cat", "--count", "2", "-o", &format!("{long}/")],
+        &["compare", "a cat", "--parts", &long, "-o", "cat.png"],
+        &["wrongs", "-o", &long],
+        &["train", ".", "-o", &lora],
+        &["eval", "--prompts", "prompts.txt", "-o", &long],
+    ] {
+        fs::write(folder.path().join("prompts.txt"), "a cat").unwrap();
+        let stderr = refused(folder.path(), line);
+        assert!(stderr.contains("aaa"), "{stderr}");
+        assert!(stderr.contains("is longer than the file system takes"), "{stderr}");
+        assert!(!stderr.contains("model `"), "{stderr}");
+    }
+}
+
 #[test]
 fn several_pictures_do_not_go_into_one_file() {
     let folder = tempfile::tempdir().unwrap();
@@ -205,6 +229,27 @@ fn a_named_pipe_is_no_picture_and_nobody_waits_for_it() {
         let stderr = refused(folder.path(), arguments);
         assert!(stderr.contains("a device or a pipe"), "{stderr}");
     }
+}
+
+#[cfg(unix)]
+#[test]
+fn force_replaces_no_pipe_and_no_link() {
+    let folder = tempfile::tempdir().unwrap();
+    let made = std::process::Command::new("mkfifo").arg(folder.path().join("pipe.png")).status();
+    assert!(made.unwrap().success());
+    for (target, link) in [("nowhere", "lost.png"), ("far.png", "link.png")] {
+        std::os::unix::fs::symlink(target, folder.path().join(link)).unwrap();
+    }
+    fs::write(folder.path().join("far.png"), "precious").unwrap();
+    for (name, what) in [("pipe.png", "a device or a pipe"), ("lost.png", "a link to nothing")] {
+        let stderr = refused(folder.path(), &["generate", "a cat", "--force", "-o", name]);
+        let expected = format!("error: `{name}` is {what}, expected a file\n\nhint: give another");
+        assert!(stderr.starts_with(&expected), "{stderr}");
+    }
+    refused(folder.path(), &["generate", "a cat", "-o", "link.png"]);
+    generate(folder.path(), &["a cat", "--force", "-o", "link.png"]).done();
+    assert!(folder.path().join("link.png").is_symlink());
+    assert_ne!(fs::read(folder.path().join("far.png")).unwrap(), b"precious");
 }
 
 #[test]

@@ -102,6 +102,36 @@ fn kill_after(folder: &Path, output: &str, more: &[&str], step: u64) {
 }
 
 #[test]
+fn a_damaged_checkpoint_is_named_and_the_one_before_it_taken() {
+    let folder = tempfile::tempdir().unwrap();
+    pictures(folder.path());
+    train(folder.path(), "lora.safetensors", &[]).done();
+    let whole = bytes(folder.path(), "lora.safetensors");
+    let checkpoint =
+        |step| format!("lora.training/checkpoints/checkpoint-0000000{step}.safetensors");
+    let damage = |step| {
+        let mut damaged = bytes(folder.path(), &checkpoint(step));
+        let middle = damaged.len() / 2;
+        damaged[middle] ^= 1;
+        fs::write(folder.path().join(checkpoint(step)), damaged).unwrap();
+    };
+    for (damaged, instead) in
+        [(&[6][..], "goes on after step 4 instead"), (&[4, 6], "begins anew instead")]
+    {
+        damaged.iter().copied().for_each(&damage);
+        fs::remove_file(folder.path().join("lora.safetensors")).unwrap();
+        let run = train(folder.path(), "lora.safetensors", &[]).done();
+        for step in damaged {
+            let name = checkpoint(*step);
+            let said =
+                format!("warning: the checkpoint `{name}` is damaged; the training {instead}\n");
+            assert!(run.stderr.contains(&said), "{}", run.stderr);
+        }
+        assert!(whole == bytes(folder.path(), "lora.safetensors"));
+    }
+}
+
+#[test]
 fn another_training_does_not_go_on_from_these_checkpoints() {
     let folder = tempfile::tempdir().unwrap();
     pictures(folder.path());
@@ -109,15 +139,19 @@ fn another_training_does_not_go_on_from_these_checkpoints() {
     fs::remove_file(folder.path().join("lora.safetensors")).unwrap();
     let run = train(folder.path(), "lora.safetensors", &["--rate", "0.5"]);
     assert_eq!(run.code, Some(1), "{}", run.stderr);
-    assert!(run.stderr.contains("`\"rate\": 0.0001`, now it is `\"rate\": 0.5`"), "{}", run.stderr);
+    assert!(run.stderr.contains("`--rate 0.0001`, now it is `--rate 0.5`"), "{}", run.stderr);
     assert!(run.stderr.contains("--force"), "{}", run.stderr);
+    let class = ["--class-dir", "set", "--class-prompt", "x"];
+    let run = train(folder.path(), "lora.safetensors", &class);
+    assert!(run.stderr.contains("without class pictures, now there are some"), "{}", run.stderr);
     // Another picture makes another training, too.
     fs::copy(folder.path().join("set/000.png"), folder.path().join("set/a.png")).unwrap();
     let run = train(folder.path(), "lora.safetensors", &[]);
     assert!(run.stderr.contains("other pictures or captions"), "{}", run.stderr);
     fs::remove_file(folder.path().join("set/a.png")).unwrap();
-    // The same training has nothing left to do but to write its file.
-    let run = train(folder.path(), "lora.safetensors", &[]).done();
+    // The same training has nothing left to do but to write its file. That bad files would be
+    // refused does not make it another one.
+    let run = train(folder.path(), "lora.safetensors", &["--strict"]).done();
     assert!(run.stderr.contains("goes on after step 6 of 6"), "{}", run.stderr);
     // What is there is kept, unless it shall be replaced.
     let run = train(folder.path(), "lora.safetensors", &[]);
@@ -172,13 +206,36 @@ fn what_cannot_be_trained_is_said_before_any_work() {
     fs::write(folder.path().join("plain/dog.png"), "no picture").unwrap();
     let run = unwrong(folder.path(), &[&untitled[..], &["--trigger", "x", "--strict"]].concat());
     assert!(run.stderr.contains("leave `--strict` out"), "{}", run.stderr);
-    said(&["--rank", "0"], "`rank` is 0, expected 1 to 1024");
-    said(&["--rate", "nan"], "`rate` is NaN, expected a number above 0");
-    said(&["--dropout", "1"], "`dropout` is 1, expected 0 to below 1");
+    said(&["--rank", "0"], "`--rank` is 0, expected 1 to 1024");
+    for rate in ["nan", "inf", "0", "1.1e6"] {
+        said(&["--rate", rate], "expected a number above 0, at most 1000000");
+    }
+    for alpha in ["0", "1e-300", "1e-7", "1e7", "nan"] {
+        said(&["--alpha", alpha], "expected 0.000001 to 1000000");
+    }
+    for weight in ["-1", "1e7"] {
+        let class = ["--class-dir", "set", "--class-prompt", "x", "--prior-weight", weight];
+        said(&class, "expected 0 to 1000000");
+    }
+    said(&["--dropout", "1"], "`--dropout` is 1, expected 0 to below 1");
     said(
         &["--train-text-encoders", "--text-encoder-rate", "0"],
-        "`text_encoder_rate` is 0, expected a number above 0",
+        "`--text-encoder-rate` is 0, expected a number above 0, at most 1000000",
     );
+    for length in ["-1", "inf"] {
+        let length = format!("--max-grad-norm={length}");
+        said(&[&length], "expected a finite number above 0, or 0 for any length");
+    }
+    said(&["--snr-gamma", "0"], "`--snr-gamma` is 0, expected a number above 0");
+    said(&["--noise-offset", "-1"], "`--noise-offset` is -1, expected 0 to 1");
+    let sample = ["--sample-prompt", "a cat", "--sample-steps"];
+    said(&[&sample[..], &["0"]].concat(), "`--sample-steps` is 0, expected 1 to 1000");
+    fs::write(folder.path().join("file"), "").unwrap();
+    for place in ["file", "file/logs"] {
+        said(&["--log-dir", place], "error: `file` is a file, expected a folder");
+    }
+    fs::rename(folder.path().join("plain/cat.png"), folder.path().join("set/cat.png")).unwrap();
+    said(&["--class-dir", "plain", "--class-prompt", "x"], "1 picture: 1 at 64x64\n");
     said(&["--layers", "convolutions", "--format", "diffusers"], "in 2023 only attention");
     let run = unwrong(folder.path(), &["train", "nowhere", "-o", "lora.safetensors"]);
     assert_eq!(run.code, Some(1), "{}", run.stderr);
@@ -192,12 +249,27 @@ fn what_cannot_be_trained_is_said_before_any_work() {
 fn a_loss_that_is_no_number_ends_the_training_and_keeps_its_checkpoints() {
     let folder = tempfile::tempdir().unwrap();
     pictures(folder.path());
-    let run = train(folder.path(), "lora.safetensors", &["--rate", "1e30", "--max-grad-norm", "0"]);
+    let diverges = ["--rate", "1e6", "--alpha", "1e6", "--max-grad-norm", "0"];
+    let run = train(folder.path(), "lora.safetensors", &diverges);
     assert_eq!(run.code, Some(2), "{}", run.stderr);
     assert!(run.stderr.contains("the loss of step"), "{}", run.stderr);
     assert!(run.stderr.contains(", which is no finite number"), "{}", run.stderr);
     assert!(run.stderr.contains("lower `--rate`"), "{}", run.stderr);
     assert!(!folder.path().join("lora.safetensors").exists());
+}
+
+#[test]
+fn a_last_step_that_makes_no_numbers_leaves_no_file() {
+    let folder = tempfile::tempdir().unwrap();
+    pictures(folder.path());
+    let set = ["train", "set", "--trigger", "wrong", "--resolution", "64", "--accumulation", "1"];
+    let last = ["--steps", "1", "--weight-decay", "1e300", "-o", "lora.safetensors"];
+    let run = unwrong(folder.path(), &[&set[..], &last].concat());
+    assert_eq!((run.code, run.stdout.as_str()), (Some(2), ""), "{}", run.stderr);
+    assert!(run.stderr.contains("error: a number in the matrices of step 1 is "), "{}", run.stderr);
+    assert!(!folder.path().join("lora.safetensors").exists());
+    let checkpoints = folder.path().join("lora.training/checkpoints");
+    assert_eq!(fs::read_dir(checkpoints).unwrap().count(), 0);
 }
 
 #[cfg(unix)]

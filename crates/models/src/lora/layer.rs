@@ -46,7 +46,8 @@ impl LoraLayer {
 
     /// The same with matrices in this dtype, each value rounded to the nearest.
     ///
-    /// Refuses a value that the dtype cannot hold.
+    /// Refuses a value that the dtype cannot hold, and a matrix that would become all zeros: its
+    /// layer would do nothing.
     pub fn in_dtype(&self, dtype: Dtype) -> Result<Self> {
         let rounded = |weight: &FrozenWeight| {
             if weight.dtype() == dtype {
@@ -54,13 +55,17 @@ impl LoraLayer {
             }
             let values = weight.values_f32();
             let rounded = FrozenWeight::rounded(&values, dtype, weight.shape());
-            let is_lost = |(value, rounded): &(f32, f32)| value.is_finite() && !rounded.is_finite();
-            match values.into_iter().zip(rounded.values_f32()).find(is_lost) {
-                Some((value, _)) => {
-                    Err(Error::LoraRange { layer: self.name.clone(), value, dtype: dtype.name() })
-                }
-                None => Ok(rounded),
+            let kept = rounded.values_f32();
+            let (layer, dtype) = (self.name.clone(), dtype.name());
+            let is_lost = |(value, kept): &(&f32, &f32)| value.is_finite() && !kept.is_finite();
+            if let Some((value, _)) = values.iter().zip(&kept).find(is_lost) {
+                return Err(Error::LoraRange { layer, value: *value, dtype });
             }
+            let greatest = values.iter().fold(0.0, |most: f32, value| most.max(value.abs()));
+            if greatest > 0.0 && kept.iter().all(|value| *value == 0.0) {
+                return Err(Error::LoraVanishes { layer, greatest, dtype });
+            }
+            Ok(rounded)
         };
         Ok(Self { down: rounded(&self.down)?, up: rounded(&self.up)?, ..self.clone() })
     }
@@ -115,6 +120,25 @@ mod tests {
             Some("the LoRA's `conv_in` has the value 1000000, which F16 cannot hold")
         );
         assert!(up(1e6).in_dtype(Dtype::Bf16).is_ok());
+    }
+
+    #[test]
+    fn a_matrix_that_would_become_all_zeros_is_refused() {
+        let up = |most| layer(FrozenWeight::from_f32(&[most, -1e-12, 0.0, 1e-9], &[1, 4]), 4.0);
+        let error = up(0.0).in_dtype(Dtype::F16).err();
+        assert_eq!(
+            error.as_ref().map(ToString::to_string).as_deref(),
+            Some(
+                "the LoRA's `conv_in` has a matrix whose greatest value is 1e-9; in F16 all of \
+                 them would be 0"
+            )
+        );
+        assert!(error.and_then(|error| error.hint()).is_some());
+        // Some values of a matrix may vanish, and one of zeros is one of zeros.
+        assert!(up(1e-3).in_dtype(Dtype::F16).is_ok());
+        assert!(up(0.0).in_dtype(Dtype::Bf16).is_ok());
+        let zeros = layer(FrozenWeight::from_f32(&[0.0; 4], &[1, 4]), 4.0);
+        assert!(zeros.in_dtype(Dtype::F16).is_ok());
     }
 
     #[test]

@@ -39,6 +39,23 @@ struct Line {
     text: Option<String>,
 }
 
+impl Line {
+    /// What is wrong is said in words that follow the line's number.
+    fn parse(line: &str) -> Result<Self, String> {
+        const BEGINS: &str = "is not an object with `file_name`: ";
+        // A list would do for the parser.
+        if let Some(found) = line.trim_start().chars().next().filter(|found| *found != '{') {
+            return Err(format!("{BEGINS}it begins with `{found}`, expected `{{`"));
+        }
+        serde_json::from_str(line).map_err(|error| {
+            let said = error.to_string();
+            // The parser counts its own lines, of which there is one.
+            let said = said.rsplit_once(" at line ").map_or(said.as_str(), |(said, _)| said);
+            format!("{BEGINS}{said} in column {}", error.column())
+        })
+    }
+}
+
 impl<'a> Captions<'a> {
     /// Reads the metadata; caption files are read when asked for.
     pub(super) fn read(
@@ -86,12 +103,7 @@ impl<'a> Captions<'a> {
 
 /// The first line with text in it, without the white space around it.
 fn read_caption(path: &Path, notes: &mut Vec<Note>) -> Result<String> {
-    let bytes = fs::metadata(path).map_err(Error::io("read", path))?.len();
-    if bytes > MAX_BYTES {
-        let problem = format!("has {bytes} bytes, expected a caption of at most {MAX_BYTES}");
-        return Err(Error::Caption { path: path.to_owned(), problem });
-    }
-    let text = read_text(path)?;
+    let text = read_text(path, Some(MAX_BYTES))?;
     let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     if lines.len() > 1 {
         notes.push(Note::OneLine { path: path.to_owned(), lines: lines.len() });
@@ -102,7 +114,7 @@ fn read_caption(path: &Path, notes: &mut Vec<Note>) -> Result<String> {
 /// Pictures and captions; lines without a caption are left out.
 fn read_metadata(path: &Path) -> Result<Vec<(PathBuf, String)>> {
     let folder = folder_of(path);
-    let text = read_text(path)?;
+    let text = read_text(path, None)?;
     let mut lines: Vec<(PathBuf, String)> = Vec::new();
     let mut places: HashMap<PathBuf, usize> = HashMap::new();
     for (index, line) in text.lines().enumerate() {
@@ -113,8 +125,7 @@ fn read_metadata(path: &Path) -> Result<Vec<(PathBuf, String)>> {
         if line.trim().is_empty() {
             continue;
         }
-        let Line { file_name, text } = serde_json::from_str(line)
-            .map_err(|error| refuse(format!("is not an object with `file_name`: {error}")))?;
+        let Line { file_name, text } = Line::parse(line).map_err(&refuse)?;
         let picture = within(folder, &file_name).ok_or_else(|| {
             refuse(format!("names `{file_name}`, expected a file within the folder"))
         })?;
@@ -130,17 +141,25 @@ fn read_metadata(path: &Path) -> Result<Vec<(PathBuf, String)>> {
     Ok(lines)
 }
 
-fn read_text(path: &Path) -> Result<String> {
+/// A text file of at most so many bytes.
+fn read_text(path: &Path, limit: Option<u64>) -> Result<String> {
+    let refuse = |problem| Error::Caption { path: path.to_owned(), problem };
+    let about = fs::metadata(path).map_err(Error::io("read", path))?;
+    // Opening a pipe would wait for whoever writes into it.
+    if !about.is_file() {
+        return Err(refuse("is a device or a pipe, expected a text file".to_owned()));
+    }
+    if let Some(limit) = limit.filter(|limit| about.len() > *limit) {
+        let bytes = about.len();
+        return Err(refuse(format!("has {bytes} bytes, expected a caption of at most {limit}")));
+    }
     let bytes = fs::read(path).map_err(Error::io("read", path))?;
-    let text = String::from_utf8(bytes).map_err(|_| Error::Caption {
-        path: path.to_owned(),
-        problem: "is not UTF-8 text".to_owned(),
-    })?;
+    let text = String::from_utf8(bytes).map_err(|_| refuse("is not UTF-8 text".to_owned()))?;
     // Some editors on Windows begin a file with a byte-order mark.
     Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
 }
 
-/// A name below a folder; none for one that leads out of it.
+/// A name below a folder; none for one that leads out of it or is the folder's own.
 fn within(folder: &Path, name: &str) -> Option<PathBuf> {
     let mut path = folder.to_owned();
     for part in Path::new(name).components() {
@@ -150,7 +169,7 @@ fn within(folder: &Path, name: &str) -> Option<PathBuf> {
             _ => return None,
         }
     }
-    Some(path)
+    (path != folder).then_some(path)
 }
 
 fn folder_of(path: &Path) -> &Path {

@@ -47,6 +47,8 @@ impl Dataset {
         found.check(folder, &listing)?;
         let mut items = found.items;
         notes.extend(found.notes);
+        let trainings = listing.trainings.iter();
+        notes.extend(trainings.map(|path| Note::Training { path: path.clone() }));
         if listing.folders > 0 {
             notes.push(Note::Folders { count: listing.folders });
         }

@@ -20,12 +20,15 @@ pub(super) struct Listing {
     pub(super) files: Vec<PathBuf>,
     /// Folders that were not looked into, because that was not asked for.
     pub(super) folders: usize,
+    /// Folders that trainings left, sorted; what is in them was made from pictures like these.
+    pub(super) trainings: Vec<PathBuf>,
 }
 
 impl Listing {
     /// Lists a folder, and with `recursive` those within it.
     ///
-    /// Names that begin with a dot are left out: `.DS_Store`, `._a.png`, `.ipynb_checkpoints`.
+    /// Names that begin with a dot are left out: `.DS_Store`, `._a.png`, `.ipynb_checkpoints`. So
+    /// are folders named `NAME.training`.
     /// Links are followed; no folder is read twice, so a link to a folder above is no loop.
     pub(super) fn read(folder: &Path, recursive: bool) -> Result<Self> {
         let mut listing = Self::default();
@@ -49,6 +52,8 @@ impl Listing {
                 }
                 if !path.is_dir() {
                     listing.files.push(path);
+                } else if is_training(&path) {
+                    listing.trainings.push(path);
                 } else if recursive {
                     within.push(path);
                 } else {
@@ -60,6 +65,7 @@ impl Listing {
             folders.append(&mut within);
         }
         listing.files.sort();
+        listing.trainings.sort();
         Ok(listing)
     }
 
@@ -81,6 +87,11 @@ impl Listing {
 pub(super) fn has_picture_ending(path: &Path) -> bool {
     let ending = path.extension().unwrap_or_default().to_ascii_lowercase();
     ENDINGS.iter().any(|known| ending == *known)
+}
+
+/// Whether a folder's name is that of one that a training leaves beside its LoRA.
+fn is_training(path: &Path) -> bool {
+    path.extension().is_some_and(|ending| ending == "training")
 }
 
 fn is_hidden(path: &Path) -> bool {

@@ -85,6 +85,11 @@ pub enum Note {
         /// The file.
         path: PathBuf,
     },
+    /// A folder of samples and checkpoints that a training left.
+    Training {
+        /// The folder.
+        path: PathBuf,
+    },
     /// Folders within the folder that were not looked into.
     Folders {
         /// How many.
@@ -148,6 +153,9 @@ impl fmt::Display for Note {
                 "`{}` is not read; captions come from `.txt` files or `metadata.jsonl`",
                 path.display()
             ),
+            Self::Training { path } => {
+                write!(f, "`{}` is left out: it is what a training left", path.display())
+            }
             Self::Folders { count: 1 } => write!(f, "1 folder in it is not looked into"),
             Self::Folders { count } => write!(f, "{count} folders in it are not looked into"),
         }

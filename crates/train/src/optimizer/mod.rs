@@ -99,6 +99,16 @@ impl Optimizer {
         }
     }
 
+    /// A number that is infinite or none, in all that a step changes.
+    pub(crate) fn not_finite(&self) -> Option<f32> {
+        let moments = self.moments().iter();
+        let found = moments.flat_map(|moments| [&moments.mean, &moments.square]);
+        found.into_iter().find_map(|numbers| not_finite(numbers)).or_else(|| match self {
+            Self::AdamW(_) => None,
+            Self::Prodigy(prodigy) => prodigy.not_finite(),
+        })
+    }
+
     /// All that a step changes, by name, for a checkpoint.
     pub(crate) fn parts(&self) -> Vec<(String, Vec<f32>)> {
         let mut parts = Vec::new();
@@ -156,6 +166,17 @@ impl Moments {
     }
 }
 
+/// The first number that is infinite or none.
+pub(crate) fn not_finite(numbers: &[f32]) -> Option<f32> {
+    // All bits of the exponent set. The greatest of whole numbers is found many at a time.
+    let bits = |number: &f32| number.to_bits() & !(1 << 31);
+    let greatest = numbers.iter().map(bits).fold(0, u32::max);
+    if greatest < f32::INFINITY.to_bits() {
+        return None;
+    }
+    numbers.iter().copied().find(|number| !number.is_finite())
+}
+
 /// The length of all gradients as one vector.
 #[must_use]
 pub fn norm(gradients: &[Vec<f32>]) -> f64 {
@@ -179,6 +200,16 @@ pub fn clip(gradients: &mut [Vec<f32>], limit: f64) -> f64 {
 #[expect(clippy::float_cmp, reason = "these values are exact")]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_infinite_or_no_number_is_found() {
+        assert_eq!(not_finite(&[]), None);
+        assert_eq!(not_finite(&[-0.0, f32::MAX, f32::MIN, f32::MIN_POSITIVE]), None);
+        for value in [f32::INFINITY, f32::NEG_INFINITY] {
+            assert_eq!(not_finite(&[1.0, value, 2.0]), Some(value));
+        }
+        assert!(not_finite(&[1.0, -f32::NAN]).is_some_and(f32::is_nan));
+    }
 
     #[test]
     fn only_long_gradients_are_shortened() {

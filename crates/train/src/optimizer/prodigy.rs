@@ -1,6 +1,6 @@
 //! Prodigy: Adam that finds its own rate.
 
-use super::{Moments, OptimizerOptions};
+use super::{Moments, OptimizerOptions, not_finite};
 
 /// The first estimate of the distance: so small that any real one replaces it.
 const FIRST: f64 = 1e-6;
@@ -119,6 +119,13 @@ impl Prodigy {
                 *x = *x * kept - step * mean / (square.sqrt() + eps);
             }
         }
+    }
+
+    /// A number that is infinite or none, but for the moments.
+    pub(super) fn not_finite(&self) -> Option<f32> {
+        let Scalars { distance, along, steps } = self.scalars;
+        let found = self.sums.iter().find_map(|sum| not_finite(sum));
+        found.or_else(|| not_finite(&[distance, along, steps]))
     }
 
     /// All that a step changes, but for the moments.

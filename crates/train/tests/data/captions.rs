@@ -124,6 +124,21 @@ fn metadata_that_cannot_be_read_names_the_line() {
         let said = refusal(format!("\n{bad}\n").as_bytes());
         assert!(said.starts_with(begins), "{said}");
     }
+    // The line is said once, and a list is no object, whatever is in it.
+    assert_eq!(
+        refusal(b"{\"file_name\": \"a.png\"}\n{\"file_name\": 1}"),
+        format!("{begins}invalid type: integer `1`, expected a string in column 15")
+    );
+    assert_eq!(
+        refusal(b"\n[\"a.png\", \"a cat\"]"),
+        format!("{begins}it begins with `[`, expected `{{`")
+    );
+    for name in ["", ".", "./.", "a.png/.."] {
+        assert_eq!(
+            refusal(format!("{{\"file_name\": \"{name}\", \"text\": \"x\"}}").as_bytes()),
+            format!("`metadata.jsonl` line 1 names `{name}`, expected a file within the folder")
+        );
+    }
     assert_eq!(
         refusal(b"{\"file_name\": \"../a.png\", \"text\": \"x\"}"),
         "`metadata.jsonl` line 1 names `../a.png`, expected a file within the folder"
@@ -147,4 +162,18 @@ fn a_caption_file_that_is_none_is_refused() {
         folder.refusal(&options()),
         "`a.txt` has 70000 bytes, expected a caption of at most 65536"
     );
+}
+
+#[cfg(unix)]
+#[test]
+fn a_pipe_in_place_of_captions_is_refused_and_nobody_waits_for_it() {
+    for name in ["a.txt", "metadata.jsonl"] {
+        let folder = pictures();
+        let made = std::process::Command::new("mkfifo").arg(folder.path().join(name)).status();
+        assert!(made.unwrap().success());
+        assert_eq!(
+            folder.refusal(&options()),
+            format!("`{name}` is a device or a pipe, expected a text file")
+        );
+    }
 }

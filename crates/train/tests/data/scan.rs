@@ -63,6 +63,22 @@ fn with_strict_one_bad_file_is_an_error() {
 }
 
 #[test]
+fn what_a_training_left_is_not_trained_on() {
+    let folder = Folder::with(&[
+        ("a.png", png(64, 64, 1)),
+        ("cat.training/loss.png", png(64, 64, 2)),
+        ("within/b.png", png(64, 64, 3)),
+        ("within/dog.training/samples/00000000-0.png", png(64, 64, 4)),
+    ]);
+    let said = |name: &str| format!("`{name}` is left out: it is what a training left");
+    let (dataset, notes) = folder.scan(&DataOptions { recursive: true, ..options() });
+    assert_eq!(names(&dataset), ["a.png", "b.png"]);
+    assert_eq!(notes, [said("cat.training"), said("within/dog.training")]);
+    let (_, notes) = folder.scan(&options());
+    assert_eq!(notes, [&said("cat.training"), "1 folder in it is not looked into"]);
+}
+
+#[test]
 fn what_does_not_want_to_be_a_picture_is_not_mentioned() {
     let folder = Folder::with(&[
         ("a.png", png(64, 64, 1)),
@@ -206,7 +222,7 @@ fn options_out_of_range_are_refused_before_anything_is_read() {
     let folder = Folder::new();
     let refusal = |options: &DataOptions| folder.refusal(options);
     let wrong = DataOptions { resolution: 32, ..options() };
-    assert_eq!(refusal(&wrong), "`resolution` is 32, expected 64 to 4096");
+    assert_eq!(refusal(&wrong), "`--resolution` is 32, expected 64 to 4096");
     let wrong = DataOptions { bucket_step: Some(12), ..options() };
     assert_eq!(refusal(&wrong), "`bucket_step` is 12, expected a multiple of 8, at most 64");
     let wrong = DataOptions { bucket_step: Some(0), ..options() };
@@ -216,11 +232,11 @@ fn options_out_of_range_are_refused_before_anything_is_read() {
     let wrong = DataOptions { max_side: Some(100), ..options() };
     assert_eq!(refusal(&wrong), "`max_side` is 100, expected a multiple of 8, 64 to 8192");
     let wrong = DataOptions { caption_dropout: f64::NAN, ..options() };
-    assert_eq!(refusal(&wrong), "`caption_dropout` is NaN, expected 0 to 1");
+    assert_eq!(refusal(&wrong), "`--caption-dropout` is NaN, expected 0 to 1");
     let wrong = DataOptions { repeats: 0, ..options() };
-    assert_eq!(refusal(&wrong), "`repeats` is 0, expected 1 to 100000");
+    assert_eq!(refusal(&wrong), "`--repeats` is 0, expected 1 to 100000");
     let wrong = DataOptions { batch_size: 0, ..options() };
-    assert_eq!(refusal(&wrong), "`batch_size` is 0, expected 1 or more");
+    assert_eq!(refusal(&wrong), "`--batch` is 0, expected 1 or more");
 }
 
 /// The checksum of a PNG chunk (PNG specification, annex D).

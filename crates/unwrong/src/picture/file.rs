@@ -11,16 +11,17 @@ use crate::error::{Error, Result};
 ///
 /// Whoever looks at `path` sees nothing, the file that was there, or all of the new one. A file
 /// that is there already is replaced only with `force`; this holds even if it appears while we
-/// write.
+/// write. What is there and is no file is never replaced: see [`file_to_write`].
 pub fn write_atomically(path: &Path, bytes: &[u8], force: bool) -> Result<()> {
     let cannot = |action, path: &Path| {
         let path = path.to_owned();
         move |source| Error::Io { action, path, source }
     };
-    if !force && path.exists() {
+    let target = file_to_write(path)?;
+    if !force && target.exists() {
         return Err(Error::FileExists { path: path.to_owned() });
     }
-    let folder = folder_of(path);
+    let folder = folder_of(&target);
     fs::create_dir_all(&folder).map_err(cannot("create", &folder))?;
 
     // A plain file rather than tempfile's private one: pictures are made to be seen.
@@ -33,7 +34,7 @@ pub fn write_atomically(path: &Path, bytes: &[u8], force: bool) -> Result<()> {
     file.as_file_mut().write_all(bytes).map_err(cannot("write", path))?;
     file.as_file().sync_all().map_err(cannot("write", path))?;
 
-    let renamed = if force { file.persist(path) } else { file.persist_noclobber(path) };
+    let renamed = if force { file.persist(&target) } else { file.persist_noclobber(&target) };
     renamed.map_err(|error| match error.error.kind() {
         ErrorKind::AlreadyExists => Error::FileExists { path: path.to_owned() },
         _ => cannot("write", path)(error.error),
@@ -43,6 +44,33 @@ pub fn write_atomically(path: &Path, bytes: &[u8], force: bool) -> Result<()> {
         let _ = folder.sync_all();
     }
     Ok(())
+}
+
+/// The file that writing to `path` makes or replaces: `path`, or where a link leads.
+///
+/// Refuses folders, devices, pipes and links to nothing: they would give way to the new file.
+pub fn file_to_write(path: &Path) -> Result<PathBuf> {
+    let refuse = |found| Err(Error::NotAFile { path: path.to_owned(), found });
+    // What cannot be looked at cannot be written either, and that says why.
+    let Ok(about) = path.symlink_metadata() else { return Ok(path.to_owned()) };
+    let target = if about.is_symlink() {
+        match path.canonicalize() {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                return refuse("a link to nothing");
+            }
+            Err(source) => {
+                return Err(Error::Io { action: "follow the link", path: path.to_owned(), source });
+            }
+            Ok(target) => target,
+        }
+    } else {
+        path.to_owned()
+    };
+    match target.metadata() {
+        Ok(about) if about.is_dir() => refuse("a folder"),
+        Ok(about) if !about.is_file() => refuse("a device or a pipe"),
+        _ => Ok(target),
+    }
 }
 
 fn folder_of(path: &Path) -> PathBuf {
@@ -74,6 +102,44 @@ mod tests {
         write_atomically(&path, b"two", true).unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"two");
         assert_eq!(names(path.parent().unwrap()), ["a.png"], "nothing else is left");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_link_is_written_through_and_one_to_nothing_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        fs::create_dir(path("far")).unwrap();
+        fs::write(path("far/a.png"), "one").unwrap();
+        std::os::unix::fs::symlink("far/a.png", path("link.png")).unwrap();
+        let error = write_atomically(&path("link.png"), b"two", false).unwrap_err();
+        assert!(matches!(error, Error::FileExists { .. }), "{error}");
+        write_atomically(&path("link.png"), b"two", true).unwrap();
+        assert_eq!(fs::read(path("far/a.png")).unwrap(), b"two");
+        assert!(path("link.png").is_symlink());
+        assert_eq!(names(&path("far")), ["a.png"], "nothing else is left");
+
+        std::os::unix::fs::symlink("nowhere", path("lost.png")).unwrap();
+        let error = write_atomically(&path("lost.png"), b"two", true).unwrap_err();
+        assert!(error.to_string().ends_with("is a link to nothing, expected a file"), "{error}");
+        assert!(path("lost.png").is_symlink() && !path("nowhere").exists());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_is_no_file_is_not_replaced_by_force_either() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("socket");
+        let _open = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink(&socket, &link).unwrap();
+        for path in [&socket, &link] {
+            let error = write_atomically(path, b"one", true).unwrap_err();
+            let expected = "is a device or a pipe, expected a file";
+            assert!(error.to_string().ends_with(expected), "{error}");
+            assert!(error.is_request_error() && error.hint().is_some());
+        }
+        assert!(!socket.metadata().unwrap().is_file());
     }
 
     #[test]
