@@ -100,8 +100,12 @@ const BENCH_EXAMPLES: &str = "Examples:
 #[derive(Debug, Args)]
 pub(crate) struct GenerateArgs {
     /// What the picture shows; `word++` and `(some words)1.3` weigh more, `word-` less.
-    #[arg(required_unless_present = "from")]
+    #[arg(required_unless_present_any = ["from", "prompts"])]
     pub(crate) prompt: Option<String>,
+    /// A text file with one prompt a line; blank lines and lines with `#` in front are skipped.
+    /// Each is drawn with the same seeds.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "from"])]
+    pub(crate) prompts: Option<PathBuf>,
     /// How many pictures; each has a seed of its own, one above the last.
     #[arg(long, value_name = "N", value_parser = number::<u32>("a whole number, 1 to 10000"))]
     pub(crate) count: Option<u32>,
@@ -118,7 +122,21 @@ pub(crate) struct GenerateArgs {
     #[command(flatten)]
     pub(crate) sampling: SamplingArgs,
     #[command(flatten)]
+    pub(crate) dynamic: DynamicArgs,
+    #[command(flatten)]
     pub(crate) writing: WritingArgs,
+}
+
+/// Prompts that the seed completes.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Lists in prompts")]
+pub(crate) struct DynamicArgs {
+    /// Draw from lists in the prompts, by the seed: {red|green}, {2$$a|b|c}, {3::often|rarely}.
+    #[arg(long)]
+    pub(crate) dynamic: bool,
+    /// The folder of wildcards: `__animals__` draws a line of animals.txt; implies --dynamic.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) wildcards: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -136,6 +154,8 @@ pub(crate) struct CompareArgs {
     pub(crate) models: ModelArgs,
     #[command(flatten)]
     pub(crate) sampling: SamplingArgs,
+    #[command(flatten)]
+    pub(crate) dynamic: DynamicArgs,
     #[command(flatten)]
     pub(crate) writing: WritingArgs,
 }

@@ -8,6 +8,7 @@ use unwrong::picture::Pixels;
 use crate::args::CompareArgs;
 use crate::destination::{Destination, refuse_existing, refuse_unwritable};
 use crate::failure::wrong_request;
+use crate::prompts::Templates;
 use crate::session::{Session, seconds, settle_seed};
 use crate::{interrupt, printer};
 
@@ -43,9 +44,12 @@ pub(crate) fn run(arguments: &CompareArgs) -> Result<()> {
         refuse_unwritable(folder)?;
     }
 
+    let templates = Templates::read(&request, &arguments.dynamic)?;
+
     interrupt::listen()?;
     let session = Session::open(&request, &arguments.models, writing)?;
     settle_seed(&mut request)?;
+    let request = templates.draw(request)?;
     let requests = compare_requests(&request, session.pipeline.defaults());
     let mut all = 0.0;
     let mut on_picture = |(index, _): (usize, usize), generation: &Generation| {

@@ -20,6 +20,7 @@ mod memory;
 mod metadata;
 mod no_memory;
 mod printer;
+mod prompts;
 #[cfg(test)]
 mod reference;
 mod report;

@@ -57,14 +57,13 @@ impl<'a> Session<'a> {
     /// Runs pictures of a series; what the first has said is not said again.
     pub(crate) fn run_some<'b>(
         &self,
-        request: &GenerateRequest,
-        places: Range<u32>,
+        requests: &[GenerateRequest],
+        places: Range<usize>,
         pictures: u32,
         on_picture: &'b mut OnPicture<'b>,
     ) -> Result<()> {
-        let places = places.map(|place| place as usize).collect();
-        let mut bars = Bars::new(on_picture).of_series(places, pictures as usize);
-        let result = self.pipeline.generate(std::slice::from_ref(request), &mut bars);
+        let mut bars = Bars::new(on_picture).of_series(places.collect(), pictures as usize);
+        let result = self.pipeline.generate(requests, &mut bars);
         bars.explain(result).map(drop)
     }
 

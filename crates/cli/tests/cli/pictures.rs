@@ -363,3 +363,60 @@ fn a_decode_that_does_not_fit_is_tiled_and_says_so() {
     let mean = apart as f64 / whole.rgb.len() as f64;
     assert!(mean > 0.0 && mean < 12.0, "{mean} levels apart");
 }
+
+#[test]
+fn lists_in_a_prompt_are_drawn_from_the_seed_and_the_picture_carries_what_was_drawn() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir(folder.path().join("words")).unwrap();
+    fs::write(folder.path().join("words/fruit.txt"), "# two\napple\npear\n").unwrap();
+    let prompt = "a {red|green} __fruit__";
+    let line = [prompt, "--wildcards", "words", "--seed", "1", "--count", "6", "-o", "out/"];
+    generate(folder.path(), &line).done();
+    let mut drawn: Vec<String> = fs::read_dir(folder.path().join("out"))
+        .unwrap()
+        .map(|entry| {
+            let path = entry.unwrap().path().display().to_string();
+            let run = unwrong(folder.path(), &["metadata", &path, "--json"]).done();
+            let value: serde_json::Value = serde_json::from_str(&run.stdout).unwrap();
+            let request = &value["request"]["request"];
+            format!("{} {}", request["seed"], request["prompt"].as_str().unwrap())
+        })
+        .collect();
+    drawn.sort();
+    assert_eq!(drawn.len(), 6);
+    for line in &drawn {
+        let words: Vec<&str> = line.split(' ').skip(1).collect();
+        assert!(["red", "green"].contains(&words[1]), "{line}");
+        assert!(["apple", "pear"].contains(&words[2]), "{line}");
+    }
+    let texts: std::collections::HashSet<&str> =
+        drawn.iter().filter_map(|line| Some(line.split_once(' ')?.1)).collect();
+    assert!(texts.len() > 1, "{drawn:?}");
+    // Without being asked for, a list is text, and a wildcard that is not there is named.
+    let run = generate(folder.path(), &["a {red|green} cat", "--seed", "1", "-o", "text.png"]);
+    assert!(run.done().stderr.contains("stays text"));
+    let run = generate(folder.path(), &["a __bird__", "--wildcards", "words", "-o", "bird.png"]);
+    assert_eq!(run.code, Some(1), "{}", run.stderr);
+    assert!(run.stderr.contains("bird") && run.stderr.contains("hint: "), "{}", run.stderr);
+}
+
+#[test]
+fn every_prompt_of_a_file_is_drawn_with_the_same_seeds() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("prompts.txt"), "# two\na cat\n\na boat\n").unwrap();
+    let line = ["--prompts", "prompts.txt", "--seed", "5", "--count", "2", "-o", "out/"];
+    let run = generate(folder.path(), &line).done();
+    assert!(run.stderr.contains("\n4 of 4: seed 6, 2 steps, "), "{}", run.stderr);
+    let pictures: Vec<&str> = run.stdout.lines().collect();
+    assert_eq!(pictures.len(), 4);
+    generate(folder.path(), &["a boat", "--seed", "6", "-o", "alone.png"]).done();
+    let pixels = |name: &str| read(&folder.path().join(name));
+    assert!(pixels(pictures[3]) == pixels("alone.png"));
+
+    // What is wrong with the last one is said before the first is drawn.
+    fs::write(folder.path().join("prompts.txt"), "a cat\na dog<lora:oil:1>\n").unwrap();
+    let line = ["--prompts", "prompts.txt", "--syntax", "a1111", "-o", "none/"];
+    let run = generate(folder.path(), &line);
+    assert_eq!(run.code, Some(1), "{}", run.stderr);
+    assert!(!folder.path().join("none").exists(), "{}", run.stderr);
+}
