@@ -80,12 +80,11 @@ impl Conjunction {
     /// stays text, and a warning says why.
     #[must_use]
     pub fn parse(text: &str, syntax: Syntax) -> (Self, Vec<Warning>) {
-        let (reading, warnings) = match syntax {
-            Syntax::Compel => compel::parse_conjunction(text),
-            _ => {
-                let (prompt, warnings) = Prompt::parse(text, syntax);
-                (compel::Reading::one(prompt), warnings)
-            }
+        let (reading, warnings) = if syntax == Syntax::Compel {
+            compel::parse_conjunction(text)
+        } else {
+            let (prompt, warnings) = Prompt::parse(text, syntax);
+            (compel::Reading::one(prompt), warnings)
         };
         let compel::Reading { parts, loras } = reading;
         (Self { source: text.to_owned(), syntax, parts, loras }, warnings)

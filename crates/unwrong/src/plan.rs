@@ -144,6 +144,11 @@ impl Plan {
         }
     }
 
+    /// Whether a prompt may change from step to step.
+    fn has_schedules(&self) -> bool {
+        matches!(self.syntax, Syntax::A1111 | Syntax::A1111Original)
+    }
+
     /// How many prompts the first step asks about.
     pub(crate) fn rows(&self) -> usize {
         let (script, _) = Script::parse(&self.prompt, self.syntax.into(), self.steps);
@@ -165,8 +170,7 @@ impl Plan {
             && self.conditions == other.conditions
             && self.syntax == other.syntax
             && self.long_prompt == other.long_prompt
-            // Schedules count the steps.
-            && self.steps == other.steps
+            && (self.steps == other.steps || !self.has_schedules())
             && is_guided(self.guidance_scale) == is_guided(other.guidance_scale)
     }
 

@@ -64,9 +64,10 @@ fn find(tag: &LoraTag, folder: &str, files: &[PathBuf]) -> Result<PromptLora> {
                 "the prompt names the LoRA `{}`, which is not in `{folder}`",
                 tag.name
             ),
-            hint: Some(match names.is_empty() {
-                true => "there is no `.safetensors` file in it".to_owned(),
-                false => format!("there are: {}{more}", names.join(", ")),
+            hint: Some(if names.is_empty() {
+                "there is no `.safetensors` file in it".to_owned()
+            } else {
+                format!("there are: {}{more}", names.join(", "))
             }),
         });
     };

@@ -20,9 +20,11 @@ pub(crate) struct Questions<'a> {
     stage: &'a Stage,
     part: Part,
     pictures: Vec<Asked>,
-    /// What was asked last, and which guide of each picture that is.
-    last: RefCell<Option<(Vec<usize>, Arc<Vec<Question>>)>>,
+    last: RefCell<Option<Last>>,
 }
+
+/// What was asked last, and which guide of each picture that is.
+type Last = (Vec<usize>, Arc<Vec<Question>>);
 
 /// One picture.
 struct Asked {
