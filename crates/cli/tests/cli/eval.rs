@@ -59,8 +59,8 @@ fn results(folder: &Path) -> Vec<Value> {
 #[test]
 fn far_too_many_prompts_are_refused_at_once() {
     let folder = tempfile::tempdir().unwrap();
-    let prompts: String = (0..100_001).map(|number| format!("a cat, number {number}\n")).collect();
-    fs::write(folder.path().join("prompts.txt"), prompts).unwrap();
+    let prompts: Vec<_> = (0..100_001).map(|number| format!("a cat, number {number}")).collect();
+    fs::write(folder.path().join("prompts.txt"), prompts.join("\n")).unwrap();
     let started = Instant::now();
     let run = eval(folder.path(), &["-o", "out"]);
     assert_eq!(run.code, Some(1), "{}", run.stderr);
