@@ -131,7 +131,8 @@ pub(crate) struct GenerateArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Lists in prompts")]
 pub(crate) struct DynamicArgs {
-    /// Draw from lists in the prompts, by the seed: {red|green}, {2$$a|b|c}, {3::often|rarely}.
+    /// Draw from lists in the prompts, by the seed: `{red|green}`, `{2$$a|b|c}`,
+    /// `{3::often|rarely}`.
     #[arg(long)]
     pub(crate) dynamic: bool,
     /// The folder of wildcards: `__animals__` draws a line of animals.txt; implies --dynamic.

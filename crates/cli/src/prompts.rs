@@ -28,7 +28,8 @@ impl Templates {
         let is_asked = *dynamic || folder.is_some();
         let read = |text: Option<&String>| {
             let text = text.filter(|_| is_asked);
-            text.map(|text| Dynamic::parse(text, wildcards).map_err(in_our_words)).transpose()
+            text.map(|text| Dynamic::parse(text, wildcards).map_err(|error| in_our_words(&error)))
+                .transpose()
         };
         Ok(Self {
             prompt: read(Some(&request.prompt))?,
@@ -42,7 +43,7 @@ impl Templates {
     pub(crate) fn draw(&self, request: GenerateRequest) -> Result<GenerateRequest> {
         let seed = request.seed.unwrap_or_default();
         let draw = |template: &Option<Dynamic>, text: Option<String>| match template {
-            Some(template) => template.draw(seed).map(Some).map_err(in_our_words),
+            Some(template) => template.draw(seed).map(Some).map_err(|error| in_our_words(&error)),
             None => Ok(text),
         };
         let drawn = GenerateRequest {
@@ -57,6 +58,6 @@ impl Templates {
     }
 }
 
-fn in_our_words(error: unwrong_prompt::Error) -> anyhow::Error {
+fn in_our_words(error: &unwrong_prompt::Error) -> anyhow::Error {
     wrong_request(error.to_string(), error.hint())
 }
