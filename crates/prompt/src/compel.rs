@@ -109,7 +109,7 @@ pub(crate) fn parse_conjunction(text: &str) -> (Reading, Vec<Warning>) {
     };
     let flat = notes.flat(free_events(&spaced));
     let prompt = Prompt::new(text, prompt_of(flat));
-    let warnings = notes.warnings(text, None, refusal);
+    let warnings = notes.warnings(text, None, refusal.as_ref());
     (Reading { loras: notes.loras, ..Reading::one(prompt) }, warnings)
 }
 

@@ -71,7 +71,7 @@ impl Notes {
         &mut self,
         text: &str,
         joined: Option<Kind>,
-        refusal: Option<Refusal>,
+        refusal: Option<&Refusal>,
     ) -> Vec<Warning> {
         let mut warnings = Vec::new();
         let joins = [".and", ".add", ".blend"];
@@ -83,7 +83,7 @@ impl Notes {
                 found -= applied;
                 applied = 0;
             }
-            let refused = refusal.as_ref().filter(|refusal| refusal.operator == operator);
+            let refused = refusal.filter(|refusal| refusal.operator == operator);
             if let Some(refusal) = refused {
                 warnings.push(Warning::not_joined(operator, &refusal.reason));
             } else if found > 0 {
