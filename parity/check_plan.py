@@ -13,11 +13,13 @@ A weighted `.and()` makes compel fail where it has to pool: for those texts the 
 """
 
 import argparse
+import functools
 import random
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import compel.compel
 import pyparsing
 import torch
 from compel import Compel, CompelForSDXL, ReturnedEmbeddingsType
@@ -158,10 +160,10 @@ class Without:
         return [(embeds[:1], pooled[0]), (embeds[1:], pooled[1])]
 
 
-def oracle(pipe, compel, without, prompt, negative):
+def oracle(whole, without, prompt, negative):
     """Features and pooled vector of both, and whether compel had to be helped."""
     try:
-        made = compel(prompt, negative_prompt=negative)
+        made = whole(prompt, negative_prompt=negative)
         pairs = [
             (made.embeds, made.pooled_embeds),
             (made.negative_embeds, made.negative_pooled_embeds),
@@ -173,7 +175,7 @@ def oracle(pipe, compel, without, prompt, negative):
 
 def check_features(pipe, program):
     """Every text with the one before it as its negative prompt; an empty one where compel refuses."""
-    compel, without = CompelForSDXL(pipe), Without(pipe, 2)
+    whole, without = CompelForSDXL(pipe), Without(pipe, 2)
     refiner = Without(pipe, 1)
     ours = describe(program, PROMPTS)
     nothing = describe(program, [""])[0]
@@ -181,7 +183,7 @@ def check_features(pipe, program):
     for n, prompt in enumerate(PROMPTS):
         for negative, ours_negative in [(PROMPTS[n - 1], ours[n - 1]), ("", nothing)]:
             try:
-                expected, was_helped = oracle(pipe, compel, without, prompt, negative)
+                expected, was_helped = oracle(whole, without, prompt, negative)
                 of_refiner = refiner(prompt, negative)
             except Exception as error:
                 if not negative:
@@ -216,17 +218,17 @@ def check_chunks(pipe, program):
     """Ids and weights of every chunk, which must be the very ones compel has."""
     from compel.prompt_parser import Blend, FlattenedPrompt
 
-    compels = [
+    sides = [
         Compel(pipe.tokenizer, pipe.text_encoder, truncate_long_prompts=False),
         Compel(pipe.tokenizer_2, pipe.text_encoder_2, truncate_long_prompts=False),
     ]
     chunks, bad = 0, 0
     for text, ours in zip(PROMPTS, describe(program, PROMPTS)):
         try:
-            parts = compels[0].parse_prompt_string(text).prompts
+            parts = sides[0].parse_prompt_string(text).prompts
         except Exception:
             continue
-        for index, compel in enumerate(compels):
+        for index, side in enumerate(sides):
             for part, plan in zip(parts, ours["pad"][index]):
                 prompts = part.prompts if isinstance(part, Blend) else [part]
                 for prompt, own in zip(prompts, plan["prompts"]):
@@ -236,7 +238,7 @@ def check_chunks(pipe, program):
                     if any(not hasattr(child, "text") for child in flat.children):
                         continue
                     ids, weights, _ = (
-                        compel.conditioning_provider.get_token_ids_and_expand_weights(
+                        side.conditioning_provider.get_token_ids_and_expand_weights(
                             [child.text for child in flat.children],
                             [child.weight for child in flat.children],
                             device="cpu",
@@ -310,8 +312,9 @@ def main():
     arguments.add_argument("--texts", type=int, default=5000)
     options = arguments.parse_args()
     torch.set_num_threads(1)
-    # It remembers what it has tried, which changes its time and no result.
+    # It remembers what it has tried and is built once, which changes its time and no result.
     pyparsing.ParserElement.enable_packrat(cache_size_limit=None)
+    compel.compel.PromptParser = functools.cache(compel.compel.PromptParser)
     pipe = load(options.model)
     bad = check_ids(pipe, options.program, options.texts)
     bad += check_chunks(pipe, options.program)
