@@ -124,7 +124,7 @@ impl fmt::Display for Warning {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::KeptAsText { found, meaning } => {
-                write!(formatter, "`{found}` ({meaning}) is not supported and stays text")
+                write!(formatter, "`{found}` stays text ({meaning})")
             }
             Self::NotJoined { found, reason } => {
                 write!(formatter, "`{found}` stays text: {reason}")

@@ -140,22 +140,28 @@ fn known_syntax(text: &str) -> Vec<Warning> {
     let mut found = Vec::new();
     for network in NETWORKS {
         if text.contains(network) {
-            found.push((format!("{network}…>"), "a network as A1111 writes it"));
+            found.push((format!("{network}…>"), "a network of A1111; `--syntax a1111` reads it"));
         }
     }
     for word in ["AND", "BREAK"] {
         if text.split_whitespace().any(|own| own.trim_matches(',') == word) {
-            found.push((word.to_owned(), "A1111's separator"));
+            found.push((word.to_owned(), "A1111's; `--syntax a1111` reads it"));
         }
     }
     if has_colon_weight(text) {
-        found.push(("(…:1.3)".to_owned(), "A1111's weight; write `(…)1.3`"));
+        found.push((
+            "(…:1.3)".to_owned(),
+            "A1111's weight; write `(…)1.3`, or take `--syntax a1111`",
+        ));
     }
     if encloses(text, '[', ']', None) {
-        found.push(("[…]".to_owned(), "A1111's lower weight or prompt editing"));
+        found.push((
+            "[…]".to_owned(),
+            "A1111's lower weight or schedule; `--syntax a1111` reads it",
+        ));
     }
     if encloses(text, '{', '}', Some('|')) {
-        found.push(("{…|…}".to_owned(), "a choice between words"));
+        found.push(("{…|…}".to_owned(), "a list of words; `--dynamic` draws from it"));
     }
     found.into_iter().map(|(found, meaning)| Warning::KeptAsText { found, meaning }).collect()
 }
