@@ -8,7 +8,7 @@ use crate::warning::Warning;
 /// What a request's text asks for in a run of so many steps.
 ///
 /// For [`Syntax::A1111`] the text may name LoRAs, have several parts joined with `AND`, and
-/// change from step to step. For every other syntax it is one [`Prompt`] for all steps.
+/// change from step to step. For every other syntax it is one [`Conjunction`] for all steps.
 ///
 /// ```
 /// use unwrong_prompt::{Emphasis, Script, Syntax};

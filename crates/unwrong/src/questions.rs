@@ -1,6 +1,6 @@
 //! What pictures that are drawn together are told, from step to step.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
@@ -21,6 +21,8 @@ pub(crate) struct Questions<'a> {
     part: Part,
     pictures: Vec<Asked>,
     last: RefCell<Option<Last>>,
+    /// What making questions took.
+    seconds: Cell<f64>,
 }
 
 /// What was asked last, and which guide of each picture that is.
@@ -69,7 +71,8 @@ impl<'a> Questions<'a> {
                 },
             });
         }
-        Ok(Self { pipeline, stage, part, pictures, last: RefCell::default() })
+        let (last, seconds) = (RefCell::default(), Cell::default());
+        Ok(Self { pipeline, stage, part, pictures, last, seconds })
     }
 
     /// What a UNet is asked at a step; the last ones stay ready.
@@ -86,17 +89,20 @@ impl<'a> Questions<'a> {
         }
         let key = self.pictures.iter().zip(&places);
         let key = key.map(|(asked, place)| (asked.told.clone(), *place)).collect();
-        let questions =
-            self.stage.questions.get_or_make(key, || Ok(Arc::new(self.prepare(&places)?)))?;
+        let questions = self.stage.questions.get_or_make(key, || {
+            let started = Instant::now();
+            let questions = self.prepare(&places)?;
+            self.seconds.set(self.seconds.get() + started.elapsed().as_secs_f64());
+            Ok(Arc::new(questions))
+        })?;
         *self.last.borrow_mut() = Some((places, Arc::clone(&questions)));
         Ok(questions)
     }
 
-    /// The first step's, with the seconds that they took.
+    /// Makes the first step's ready; the seconds that it took.
     pub(crate) fn begin(&self, step: usize) -> Result<f64> {
-        let started = Instant::now();
         self.at(step)?;
-        Ok(started.elapsed().as_secs_f64())
+        Ok(self.seconds.get())
     }
 
     /// Prompts of different lengths make tensors of different shapes. Within a question negative
