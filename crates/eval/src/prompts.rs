@@ -1,5 +1,6 @@
 //! The file of prompts: one a line.
 
+use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 
@@ -48,7 +49,7 @@ pub fn read(path: &Path) -> Result<Vec<String>> {
 /// The prompts in a text; the error goes on after the file's name.
 fn parse(text: &str) -> Result<Vec<String>, String> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let mut prompts: Vec<(usize, &str)> = Vec::new();
+    let (mut prompts, mut lines) = (Vec::new(), HashMap::new());
     for (number, line) in text.lines().enumerate() {
         let line = line.trim();
         if line.is_empty() || line.starts_with('#') {
@@ -58,15 +59,15 @@ fn parse(text: &str) -> Result<Vec<String>, String> {
             return Err(format!("holds a NUL in line {}, expected text", number + 1));
         }
         // The same pair twice would count as two.
-        if let Some((first, _)) = prompts.iter().find(|(_, known)| *known == line) {
+        if let Some(first) = lines.insert(line, number + 1) {
             return Err(format!("repeats in line {} the prompt of line {first}", number + 1));
         }
-        prompts.push((number + 1, line));
+        prompts.push(line.to_owned());
     }
     if prompts.is_empty() {
         return Err("holds no prompt".to_owned());
     }
-    Ok(prompts.into_iter().map(|(_, prompt)| prompt.to_owned()).collect())
+    Ok(prompts)
 }
 
 #[cfg(test)]

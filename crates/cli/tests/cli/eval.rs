@@ -57,6 +57,20 @@ fn results(folder: &Path) -> Vec<Value> {
 }
 
 #[test]
+fn far_too_many_prompts_are_refused_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let prompts: Vec<_> = (0..100_001).map(|number| format!("a cat, number {number}")).collect();
+    fs::write(folder.path().join("prompts.txt"), prompts.join("\n")).unwrap();
+    let started = Instant::now();
+    let run = eval(folder.path(), &["-o", "out"]);
+    assert_eq!(run.code, Some(1), "{}", run.stderr);
+    let expected = "error: 100001 prompts, 2 seeds and 2 variants are 400004 pictures, expected";
+    assert!(run.stderr.starts_with(expected), "{}", run.stderr);
+    // Each line is compared with no other.
+    assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+}
+
+#[test]
 fn an_experiment_leaves_pictures_results_and_a_report() {
     let folder = folder();
     let run = eval(folder.path(), &["--primary", "saturation", "-o", "out"]).done();
