@@ -1,5 +1,7 @@
 //! What a training is asked to do.
 
+use std::ops::RangeInclusive;
+
 use serde::{Deserialize, Serialize};
 use unwrong_models::lora::Network;
 
@@ -46,6 +48,11 @@ pub struct TrainOptions {
     /// What everything random follows from.
     pub seed: u64,
 }
+
+/// Beyond these a number of the LoRA's file, or a step, is none that means anything.
+const ALPHAS: RangeInclusive<f64> = 1e-6..=1e6;
+const MOST_RATE: f64 = 1e6;
+const MOST_WEIGHT: f64 = 1e6;
 
 impl Default for TrainOptions {
     /// The method's: rank 4 on attention, 500 steps of 4 pictures. (What the published
@@ -102,18 +109,18 @@ impl TrainOptions {
         if !(1..=1024).contains(&self.rank) {
             return refuse("rank", &self.rank, "1 to 1024");
         }
-        if !(self.alpha().is_finite() && self.alpha() > 0.0) {
-            return refuse("alpha", &self.alpha(), "a number above 0");
+        if !ALPHAS.contains(&self.alpha()) {
+            return refuse("alpha", &self.alpha(), "0.000001 to 1000000");
         }
         if !(0.0..1.0).contains(&self.dropout) {
             return refuse("dropout", &self.dropout, "0 to below 1");
         }
-        if !(self.rate.is_finite() && self.rate > 0.0) {
-            return refuse("rate", &self.rate, "a number above 0");
+        let is_rate = |rate: f64| rate > 0.0 && rate <= MOST_RATE;
+        if !is_rate(self.rate) {
+            return refuse("rate", &self.rate, "a number above 0, at most 1000000");
         }
-        if let Some(rate) = self.text_encoder_rate.filter(|rate| !(rate.is_finite() && *rate > 0.0))
-        {
-            return refuse("text_encoder_rate", &rate, "a number above 0");
+        if let Some(rate) = self.text_encoder_rate.filter(|rate| !is_rate(*rate)) {
+            return refuse("text_encoder_rate", &rate, "a number above 0, at most 1000000");
         }
         if self.warmup > self.steps {
             return refuse("warmup", &self.warmup, "at most as many as there are steps");
@@ -124,8 +131,8 @@ impl TrainOptions {
         if let Some(limit) = self.max_grad_norm.filter(|limit| limit.is_nan() || *limit <= 0.0) {
             return refuse("max_grad_norm", &limit, "a number above 0");
         }
-        if !(self.prior_weight.is_finite() && self.prior_weight >= 0.0) {
-            return refuse("prior_weight", &self.prior_weight, "a number from 0 on");
+        if !(0.0..=MOST_WEIGHT).contains(&self.prior_weight) {
+            return refuse("prior_weight", &self.prior_weight, "0 to 1000000");
         }
         if let Some(decay) = self.ema.filter(|decay| !(0.0..1.0).contains(decay)) {
             return refuse("ema", &decay, "0 to below 1");

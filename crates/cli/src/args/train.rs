@@ -60,14 +60,14 @@ pub(crate) struct TrainArgs {
     pub(crate) rank: Option<usize>,
     /// Their product is multiplied with alpha / rank [default: the rank].
     #[arg(long, value_name = "ALPHA", help_heading = "Training",
-        value_parser = number::<f64>("a number above 0"))]
+        value_parser = number::<f64>("a number, 1e-6 to 1e6"))]
     pub(crate) alpha: Option<f64>,
     /// What moves the matrices [default: adamw].
     #[arg(long, help_heading = "Training")]
     pub(crate) optimizer: Option<OptimizerArg>,
     /// Learning rate [default: 1e-4; with Prodigy: 1].
     #[arg(long, value_name = "RATE", help_heading = "Training",
-        value_parser = number::<f64>("a number above 0, such as `1e-4`"))]
+        value_parser = number::<f64>("a number above 0, at most 1e6, such as `1e-4`"))]
     pub(crate) rate: Option<f64>,
     /// How the learning rate changes [default: constant].
     #[arg(long, help_heading = "Training")]
@@ -85,7 +85,7 @@ pub(crate) struct TrainArgs {
     pub(crate) train_text_encoders: bool,
     /// Their learning rate [default: that of the UNet].
     #[arg(long, value_name = "RATE", requires = "train_text_encoders", help_heading = "Training",
-        value_parser = number::<f64>("a number above 0, such as `5e-5`"))]
+        value_parser = number::<f64>("a number above 0, at most 1e6, such as `5e-5`"))]
     pub(crate) text_encoder_rate: Option<f64>,
     /// Share of a layer's inputs, 0 to 1, that its matrices do not see in a step [default: 0].
     #[arg(long, value_name = "SHARE", help_heading = "Training",
@@ -157,7 +157,7 @@ pub(crate) struct ClassArgs {
     pub(crate) class_prompt: Option<String>,
     /// How much their loss counts [default: 1].
     #[arg(long, value_name = "WEIGHT", requires = "class_dir",
-        value_parser = number::<f64>("a number, 0 or more"))]
+        value_parser = number::<f64>("a number, 0 to 1e6"))]
     pub(crate) prior_weight: Option<f64>,
 }
 

@@ -202,11 +202,20 @@ fn what_cannot_be_trained_is_said_before_any_work() {
     let run = unwrong(folder.path(), &[&untitled[..], &["--trigger", "x", "--strict"]].concat());
     assert!(run.stderr.contains("leave `--strict` out"), "{}", run.stderr);
     said(&["--rank", "0"], "`rank` is 0, expected 1 to 1024");
-    said(&["--rate", "nan"], "`rate` is NaN, expected a number above 0");
+    for rate in ["nan", "inf", "0", "1.1e6"] {
+        said(&["--rate", rate], "expected a number above 0, at most 1000000");
+    }
+    for alpha in ["0", "1e-300", "1e-7", "1e7", "nan"] {
+        said(&["--alpha", alpha], "expected 0.000001 to 1000000");
+    }
+    for weight in ["-1", "1e7"] {
+        let class = ["--class-dir", "set", "--class-prompt", "x", "--prior-weight", weight];
+        said(&class, "expected 0 to 1000000");
+    }
     said(&["--dropout", "1"], "`dropout` is 1, expected 0 to below 1");
     said(
         &["--train-text-encoders", "--text-encoder-rate", "0"],
-        "`text_encoder_rate` is 0, expected a number above 0",
+        "`text_encoder_rate` is 0, expected a number above 0, at most 1000000",
     );
     said(&["--snr-gamma", "0"], "`snr_gamma` is 0, expected a number above 0");
     said(&["--noise-offset", "-1"], "`noise_offset` is -1, expected 0 to 1");
@@ -229,7 +238,8 @@ fn what_cannot_be_trained_is_said_before_any_work() {
 fn a_loss_that_is_no_number_ends_the_training_and_keeps_its_checkpoints() {
     let folder = tempfile::tempdir().unwrap();
     pictures(folder.path());
-    let run = train(folder.path(), "lora.safetensors", &["--rate", "1e30", "--max-grad-norm", "0"]);
+    let diverges = ["--rate", "1e6", "--alpha", "1e6", "--max-grad-norm", "0"];
+    let run = train(folder.path(), "lora.safetensors", &diverges);
     assert_eq!(run.code, Some(2), "{}", run.stderr);
     assert!(run.stderr.contains("the loss of step"), "{}", run.stderr);
     assert!(run.stderr.contains(", which is no finite number"), "{}", run.stderr);
