@@ -11,7 +11,7 @@ use unwrong_models::unet::{Reading, Told, TrainingPass};
 
 use crate::average::Average;
 use crate::data::draws::{Draws, Purpose};
-use crate::data::{Array, Cache, Dataset, Entry, Example, Key};
+use crate::data::{Array, Cache, DataOptions, Dataset, Entry, Example, Key};
 use crate::diffusion::{Diffusion, Sample, loss};
 use crate::error::{Error, Result, StepNumber};
 use crate::layers::{Layer, initial};
@@ -182,13 +182,16 @@ impl<'a> Trainer<'a> {
             let items = dataset.items().iter();
             items.map(|item| (&item.sha256, &item.caption, item.bucket.to_string())).collect()
         };
+        // What became of bad files is seen in the pictures.
+        let data =
+            |dataset: &Dataset| DataOptions { strict: false, ..dataset.options().clone() };
         let class = self.class.map(
-            |class| serde_json::json!({ "data": class.options(), "pictures": pictures(class) }),
+            |class| serde_json::json!({ "data": data(class), "pictures": pictures(class) }),
         );
         let settings = serde_json::json!({
             "model": self.identity,
             "training": self.options,
-            "data": self.dataset.options(),
+            "data": data(self.dataset),
             "class": class,
             "pictures": pictures(self.dataset),
         });
