@@ -9,6 +9,7 @@ use unwrong::picture::write_atomically;
 use unwrong_models::files::{Bytes, FrozenWeight, SafetensorsFile, safetensors_bytes};
 
 use crate::error::{Error, Result};
+use crate::settings::difference;
 use crate::trainer::State;
 
 /// Metadata: what the training is, word for word.
@@ -171,20 +172,4 @@ fn checksum(settings: &str, tensors: &BTreeMap<String, FrozenWeight>) -> String 
         add(weight.bytes());
     }
     format!("{:x}", hash.finalize())
-}
-
-/// The first line in which settings differ: they are written one to a line.
-fn difference(found: &str, asked: &str) -> String {
-    let lines = found.lines().zip(asked.lines());
-    match lines.into_iter().find(|(found, asked)| found != asked) {
-        // Pictures stand in a list, without a name of their own.
-        Some((found, asked)) if !(found.contains("\": ") && asked.contains("\": ")) => {
-            "it was begun with other pictures or captions".to_owned()
-        }
-        Some((found, asked)) => {
-            let clean = |line: &str| line.trim().trim_end_matches(',').to_owned();
-            format!("it was begun with `{}`, now it is `{}`", clean(found), clean(asked))
-        }
-        None => "it was begun with other settings".to_owned(),
-    }
 }

@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 
 use unwrong::memory::gigabytes;
 
+use crate::settings::flag;
+
 /// Shorthand for results of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -64,7 +66,7 @@ pub enum Error {
     Json(#[from] serde_json::Error),
 
     /// A number outside what makes sense.
-    #[error("`{field}` is {value}, expected {expected}")]
+    #[error("`{}` is {value}, expected {expected}", flag(field))]
     OutOfRange {
         /// The option.
         field: &'static str,

@@ -19,6 +19,7 @@ mod optimizer;
 mod options;
 mod run;
 mod samples;
+mod settings;
 mod trainer;
 
 pub use average::Average;

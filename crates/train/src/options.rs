@@ -128,8 +128,9 @@ impl TrainOptions {
         if !(1..=100_000).contains(&self.accumulation) {
             return refuse("accumulation", &self.accumulation, "1 to 100000");
         }
-        if let Some(limit) = self.max_grad_norm.filter(|limit| limit.is_nan() || *limit <= 0.0) {
-            return refuse("max_grad_norm", &limit, "a number above 0");
+        let is_length = |limit: f64| limit.is_finite() && limit > 0.0;
+        if let Some(limit) = self.max_grad_norm.filter(|limit| !is_length(*limit)) {
+            return refuse("max_grad_norm", &limit, "a finite number above 0, or 0 for any length");
         }
         if !(0.0..=MOST_WEIGHT).contains(&self.prior_weight) {
             return refuse("prior_weight", &self.prior_weight, "0 to 1000000");

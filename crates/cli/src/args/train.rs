@@ -101,7 +101,7 @@ pub(crate) struct TrainArgs {
     pub(crate) noise_offset: Option<f64>,
     /// Longest gradient of a step; 0 for any [default: 1].
     #[arg(long, value_name = "LENGTH", help_heading = "Training",
-        value_parser = number::<f64>("a number, 0 or more"))]
+        value_parser = number::<f64>("a finite number above 0, or 0 for any length"))]
     pub(crate) max_grad_norm: Option<f64>,
     /// Share of a matrix that is taken away per unit of the rate [default: 0.01].
     #[arg(long, value_name = "SHARE", help_heading = "Training",

@@ -138,8 +138,11 @@ fn another_training_does_not_go_on_from_these_checkpoints() {
     fs::remove_file(folder.path().join("lora.safetensors")).unwrap();
     let run = train(folder.path(), "lora.safetensors", &["--rate", "0.5"]);
     assert_eq!(run.code, Some(1), "{}", run.stderr);
-    assert!(run.stderr.contains("`\"rate\": 0.0001`, now it is `\"rate\": 0.5`"), "{}", run.stderr);
+    assert!(run.stderr.contains("`--rate 0.0001`, now it is `--rate 0.5`"), "{}", run.stderr);
     assert!(run.stderr.contains("--force"), "{}", run.stderr);
+    let class = ["--class-dir", "set", "--class-prompt", "x"];
+    let run = train(folder.path(), "lora.safetensors", &class);
+    assert!(run.stderr.contains("without class pictures, now there are some"), "{}", run.stderr);
     // Another picture makes another training, too.
     fs::copy(folder.path().join("set/000.png"), folder.path().join("set/a.png")).unwrap();
     let run = train(folder.path(), "lora.safetensors", &[]);
@@ -202,7 +205,7 @@ fn what_cannot_be_trained_is_said_before_any_work() {
     fs::write(folder.path().join("plain/dog.png"), "no picture").unwrap();
     let run = unwrong(folder.path(), &[&untitled[..], &["--trigger", "x", "--strict"]].concat());
     assert!(run.stderr.contains("leave `--strict` out"), "{}", run.stderr);
-    said(&["--rank", "0"], "`rank` is 0, expected 1 to 1024");
+    said(&["--rank", "0"], "`--rank` is 0, expected 1 to 1024");
     for rate in ["nan", "inf", "0", "1.1e6"] {
         said(&["--rate", rate], "expected a number above 0, at most 1000000");
     }
@@ -213,15 +216,19 @@ fn what_cannot_be_trained_is_said_before_any_work() {
         let class = ["--class-dir", "set", "--class-prompt", "x", "--prior-weight", weight];
         said(&class, "expected 0 to 1000000");
     }
-    said(&["--dropout", "1"], "`dropout` is 1, expected 0 to below 1");
+    said(&["--dropout", "1"], "`--dropout` is 1, expected 0 to below 1");
     said(
         &["--train-text-encoders", "--text-encoder-rate", "0"],
-        "`text_encoder_rate` is 0, expected a number above 0, at most 1000000",
+        "`--text-encoder-rate` is 0, expected a number above 0, at most 1000000",
     );
-    said(&["--snr-gamma", "0"], "`snr_gamma` is 0, expected a number above 0");
-    said(&["--noise-offset", "-1"], "`noise_offset` is -1, expected 0 to 1");
+    for length in ["-1", "inf"] {
+        let length = format!("--max-grad-norm={length}");
+        said(&[&length], "expected a finite number above 0, or 0 for any length");
+    }
+    said(&["--snr-gamma", "0"], "`--snr-gamma` is 0, expected a number above 0");
+    said(&["--noise-offset", "-1"], "`--noise-offset` is -1, expected 0 to 1");
     let sample = ["--sample-prompt", "a cat", "--sample-steps"];
-    said(&[&sample[..], &["0"]].concat(), "`sample_steps` is 0, expected 1 to 1000");
+    said(&[&sample[..], &["0"]].concat(), "`--sample-steps` is 0, expected 1 to 1000");
     fs::write(folder.path().join("file"), "").unwrap();
     for place in ["file", "file/logs"] {
         said(&["--log-dir", place], "error: `file` is a file, expected a folder");

@@ -246,9 +246,9 @@ fn samples_and_class_pictures_are_checked_before_any_work() {
         assert!(!folder.path().join("lora.training").exists(), "a folder was left behind");
     };
     said(&["--sample-every", "5"], "--sample-prompt");
-    said(&["--sample-prompt", "a cat", "--sample-steps", "0"], "`steps` is 0");
+    said(&["--sample-prompt", "a cat", "--sample-steps", "0"], "`--sample-steps` is 0");
     said(&["--class-dir", "empty"], "--class-prompt");
     said(&["--class-dir", "empty", "--class-prompt", "a cat"], "has no picture to train on");
     said(&["--prior-weight", "2"], "--class-dir");
-    said(&["--ema", "1"], "`ema` is 1, expected 0 to below 1");
+    said(&["--ema", "1"], "`--ema` is 1, expected 0 to below 1");
 }

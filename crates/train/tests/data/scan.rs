@@ -222,7 +222,7 @@ fn options_out_of_range_are_refused_before_anything_is_read() {
     let folder = Folder::new();
     let refusal = |options: &DataOptions| folder.refusal(options);
     let wrong = DataOptions { resolution: 32, ..options() };
-    assert_eq!(refusal(&wrong), "`resolution` is 32, expected 64 to 4096");
+    assert_eq!(refusal(&wrong), "`--resolution` is 32, expected 64 to 4096");
     let wrong = DataOptions { bucket_step: Some(12), ..options() };
     assert_eq!(refusal(&wrong), "`bucket_step` is 12, expected a multiple of 8, at most 64");
     let wrong = DataOptions { bucket_step: Some(0), ..options() };
@@ -232,11 +232,11 @@ fn options_out_of_range_are_refused_before_anything_is_read() {
     let wrong = DataOptions { max_side: Some(100), ..options() };
     assert_eq!(refusal(&wrong), "`max_side` is 100, expected a multiple of 8, 64 to 8192");
     let wrong = DataOptions { caption_dropout: f64::NAN, ..options() };
-    assert_eq!(refusal(&wrong), "`caption_dropout` is NaN, expected 0 to 1");
+    assert_eq!(refusal(&wrong), "`--caption-dropout` is NaN, expected 0 to 1");
     let wrong = DataOptions { repeats: 0, ..options() };
-    assert_eq!(refusal(&wrong), "`repeats` is 0, expected 1 to 100000");
+    assert_eq!(refusal(&wrong), "`--repeats` is 0, expected 1 to 100000");
     let wrong = DataOptions { batch_size: 0, ..options() };
-    assert_eq!(refusal(&wrong), "`batch_size` is 0, expected 1 or more");
+    assert_eq!(refusal(&wrong), "`--batch` is 0, expected 1 or more");
 }
 
 /// The checksum of a PNG chunk (PNG specification, annex D).
