@@ -39,6 +39,23 @@ struct Line {
     text: Option<String>,
 }
 
+impl Line {
+    /// What is wrong is said in words that follow the line's number.
+    fn parse(line: &str) -> Result<Self, String> {
+        const BEGINS: &str = "is not an object with `file_name`: ";
+        // A list would do for the parser.
+        if let Some(found) = line.trim_start().chars().next().filter(|found| *found != '{') {
+            return Err(format!("{BEGINS}it begins with `{found}`, expected `{{`"));
+        }
+        serde_json::from_str(line).map_err(|error| {
+            let said = error.to_string();
+            // The parser counts its own lines, of which there is one.
+            let said = said.rsplit_once(" at line ").map_or(said.as_str(), |(said, _)| said);
+            format!("{BEGINS}{said} in column {}", error.column())
+        })
+    }
+}
+
 impl<'a> Captions<'a> {
     /// Reads the metadata; caption files are read when asked for.
     pub(super) fn read(
@@ -108,8 +125,7 @@ fn read_metadata(path: &Path) -> Result<Vec<(PathBuf, String)>> {
         if line.trim().is_empty() {
             continue;
         }
-        let Line { file_name, text } = serde_json::from_str(line)
-            .map_err(|error| refuse(format!("is not an object with `file_name`: {error}")))?;
+        let Line { file_name, text } = Line::parse(line).map_err(&refuse)?;
         let picture = within(folder, &file_name).ok_or_else(|| {
             refuse(format!("names `{file_name}`, expected a file within the folder"))
         })?;
@@ -143,7 +159,7 @@ fn read_text(path: &Path, limit: Option<u64>) -> Result<String> {
     Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
 }
 
-/// A name below a folder; none for one that leads out of it.
+/// A name below a folder; none for one that leads out of it or is the folder's own.
 fn within(folder: &Path, name: &str) -> Option<PathBuf> {
     let mut path = folder.to_owned();
     for part in Path::new(name).components() {
@@ -153,7 +169,7 @@ fn within(folder: &Path, name: &str) -> Option<PathBuf> {
             _ => return None,
         }
     }
-    Some(path)
+    (path != folder).then_some(path)
 }
 
 fn folder_of(path: &Path) -> &Path {

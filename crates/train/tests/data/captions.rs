@@ -124,6 +124,21 @@ fn metadata_that_cannot_be_read_names_the_line() {
         let said = refusal(format!("\n{bad}\n").as_bytes());
         assert!(said.starts_with(begins), "{said}");
     }
+    // The line is said once, and a list is no object, whatever is in it.
+    assert_eq!(
+        refusal(b"{\"file_name\": \"a.png\"}\n{\"file_name\": 1}"),
+        format!("{begins}invalid type: integer `1`, expected a string in column 15")
+    );
+    assert_eq!(
+        refusal(b"\n[\"a.png\", \"a cat\"]"),
+        format!("{begins}it begins with `[`, expected `{{`")
+    );
+    for name in ["", ".", "./.", "a.png/.."] {
+        assert_eq!(
+            refusal(format!("{{\"file_name\": \"{name}\", \"text\": \"x\"}}").as_bytes()),
+            format!("`metadata.jsonl` line 1 names `{name}`, expected a file within the folder")
+        );
+    }
     assert_eq!(
         refusal(b"{\"file_name\": \"../a.png\", \"text\": \"x\"}"),
         "`metadata.jsonl` line 1 names `../a.png`, expected a file within the folder"
