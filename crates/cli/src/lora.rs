@@ -23,10 +23,16 @@ fn run_convert(arguments: &LoraConvertArgs) -> Result<()> {
         printer::note(&format!("warning: left out: {ignored}"));
     }
     if converted.has_peft_config {
-        printer::note(
+        // Even f32 does not hold every product exactly.
+        let way_out = if converted.is_f32 {
+            "`--to kohya` has a place for it beside the matrices"
+        } else {
+            "`--dtype f32` puts it into the matrices"
+        };
+        printer::note(&format!(
             "note: alpha is in the header as PEFT's config, which ComfyUI and older versions of \
-             diffusers do not read; `--dtype f32` puts it into the matrices",
-        );
+             diffusers do not read; {way_out}"
+        ));
     }
     write_atomically(output, &converted.bytes, *force)?;
     printer::note(&format!("{} layers", converted.layers));

@@ -307,6 +307,14 @@ fn what_is_no_lora_is_named() {
 }
 
 #[test]
+fn alphas_without_a_matrix_are_no_lora() {
+    let mut file = Made::new();
+    file.f32("lora_unet_conv_in.alpha", &[1]);
+    let message = refusal(&file);
+    assert!(message.ends_with("it has alphas and no matrix"), "{message}");
+}
+
+#[test]
 fn other_methods_are_refused_by_name() {
     for (key, method) in [
         ("lora_unet_conv_in.hada_w1_a", "LoHa"),

@@ -4,14 +4,17 @@ mod inspect;
 
 use std::path::Path;
 
-use unwrong_models::files::Bytes;
-use unwrong_models::lora::{LoraFile, write_lora};
+use unwrong_models::files::{Bytes, FrozenWeight};
+use unwrong_models::lora::{LoraFile, LoraLayer, write_lora};
 
 use crate::error::Result;
 
 pub use inspect::{Count, LoraReport, Modules, Norms, inspect};
 pub use unwrong_models::files::Dtype;
 pub use unwrong_models::lora::Dialect;
+
+/// The dtypes of `down` and `up` that hold most.
+const WIDEST: [Dtype; 2] = [Dtype::F32; 2];
 
 /// A LoRA in another dialect.
 #[derive(Debug)]
@@ -24,6 +27,8 @@ pub struct Converted {
     pub ignored: Vec<String>,
     /// Its alphas are in the header, as PEFT's config, where not every program looks.
     pub has_peft_config: bool,
+    /// All its matrices are f32, which holds most.
+    pub is_f32: bool,
 }
 
 /// Writes the LoRA at `path` in another dialect: every layer does what it did.
@@ -39,7 +44,9 @@ pub fn convert(path: &Path, dialect: Dialect, dtype: Option<Dtype>) -> Result<Co
     let bytes = Bytes::owned(write_lora(&layers, dialect, file.metadata())?);
     // What cannot be read again is never handed out.
     let written = LoraFile::parse(&bytes, &path.display().to_string())?;
+    let is_f32 = |layer: &LoraLayer| [&layer.down, &layer.up].map(FrozenWeight::dtype) == WIDEST;
     Ok(Converted {
+        is_f32: layers.iter().all(is_f32),
         layers: written.layers(),
         ignored: file.ignored().to_vec(),
         has_peft_config: written.has_peft_config(),

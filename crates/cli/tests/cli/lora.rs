@@ -74,6 +74,26 @@ fn a_file_that_exists_and_a_dialect_without_words_are_refused() {
 }
 
 #[test]
+fn what_was_given_is_not_advised() {
+    let folder = tempfile::tempdir().unwrap();
+    crate::train::pictures(folder.path());
+    // A third of most numbers is none that f32 holds.
+    let third = ["--rank", "3", "--alpha", "1"];
+    crate::train::train(folder.path(), "lora.safetensors", &third).done();
+    let convert = |more: &[&str], name: &str| {
+        let line = ["lora", "convert", "lora.safetensors", "--to", "peft", "-o", name];
+        unwrong(folder.path(), &[&line[..], more].concat()).done().stderr
+    };
+    let header = "note: alpha is in the header as PEFT's config";
+    for (more, name) in [(&["--dtype", "f32"][..], "a.safetensors"), (&[], "b.safetensors")] {
+        let stderr = convert(more, name);
+        assert!(stderr.contains(header) && stderr.contains("; `--to kohya` has"), "{stderr}");
+    }
+    let stderr = convert(&["--dtype", "f16"], "c.safetensors");
+    assert!(stderr.contains(header) && stderr.contains("; `--dtype f32` puts"), "{stderr}");
+}
+
+#[test]
 fn inspect_counts_and_measures() {
     let folder = tempfile::tempdir().unwrap();
     let golden = root().join("parity/goldens/lora-kohya-text.safetensors").display().to_string();

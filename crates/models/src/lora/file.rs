@@ -173,6 +173,13 @@ impl LoraFile {
                 None => ignored.extend(parts.alpha.map(|key| format!("{key}: of no layer"))),
             }
         }
+        if read.is_empty() {
+            return Err(refuse(
+                &file,
+                "it has alphas and no matrix",
+                Some("the file may be damaged: get it again"),
+            ));
+        }
         Ok(Self { layers: read, ignored, file })
     }
 }
