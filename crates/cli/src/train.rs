@@ -39,9 +39,9 @@ pub(crate) fn run(arguments: &TrainArgs) -> Result<()> {
     let samples = samples(&pipeline, arguments, &work)?;
     arguments.training().layers.check_dialect(pipeline.layers(), arguments.format.into())?;
     let native = pipeline.native_size().width;
-    let dataset = scan(&arguments.folder, &arguments.data(native), "pictures")?;
+    let dataset = scan(&arguments.folder, &arguments.data(native), "picture")?;
     let class = arguments.class_data(native);
-    let class = class.map(|(folder, data)| scan(folder, &data, "class pictures")).transpose()?;
+    let class = class.map(|(folder, data)| scan(folder, &data, "class picture")).transpose()?;
 
     let _lock = FolderLock::take(&work.folder)?;
     if arguments.force {
@@ -121,7 +121,9 @@ fn scan(folder: &Path, options: &DataOptions, what: &str) -> Result<Dataset> {
         .iter()
         .map(|(size, count)| format!("{count} at {}x{}", size.width, size.height))
         .collect();
-    printer::note(&format!("{} {what}: {}", dataset.items().len(), buckets.join(", ")));
+    let count = dataset.items().len();
+    let plural = if count == 1 { "" } else { "s" };
+    printer::note(&format!("{count} {what}{plural}: {}", buckets.join(", ")));
     Ok(dataset)
 }
 

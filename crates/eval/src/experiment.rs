@@ -160,13 +160,16 @@ impl Experiment {
         let pictures = (self.prompts.len() * self.variants.len()) as u64;
         let pictures = pictures.saturating_mul(self.seeds.count());
         if pictures > MAX_PICTURES {
+            let counted = |count: u64, what: &str| match count {
+                1 => format!("1 {what}"),
+                count => format!("{count} {what}s"),
+            };
             return Err(Error::Request {
                 problem: format!(
-                    "{} prompts, {} seeds and {} variants are {pictures} pictures, expected at \
-                     most {MAX_PICTURES}",
-                    self.prompts.len(),
-                    self.seeds.count(),
-                    self.variants.len()
+                    "{}, {} and {} are {pictures} pictures, expected at most {MAX_PICTURES}",
+                    counted(self.prompts.len() as u64, "prompt"),
+                    counted(self.seeds.count(), "seed"),
+                    counted(self.variants.len() as u64, "variant")
                 ),
                 hint: Some("ask for fewer seeds or prompts".to_owned()),
             });
@@ -333,7 +336,8 @@ mod tests {
         assert!(problem(&["none", "x:wrong=1000"]).contains("`wrong` is 1000"));
         let seeds = "0..1000000000".parse().unwrap();
         let many = Experiment::new(vec!["a".into()], seeds, vec![], GenerateRequest::default());
-        assert!(many.unwrap_err().to_string().contains("5000000000 pictures"));
+        let expected = "1 prompt, 1000000000 seeds and 5 variants are 5000000000 pictures";
+        assert!(many.unwrap_err().to_string().starts_with(expected));
     }
 
     #[test]

@@ -27,9 +27,8 @@ pub(crate) fn difference(found: &str, asked: &str) -> String {
     let (ours, theirs) = (&asked["class"], &found["class"]);
     if differs("model") {
         "it was begun with another model or VAE".to_owned()
-    } else if let Some(option) = ["training", "data"]
-        .iter()
-        .find_map(|part| option(&found[*part], &asked[*part], &flag))
+    } else if let Some(option) =
+        ["training", "data"].iter().find_map(|part| option(&found[*part], &asked[*part], &flag))
     {
         option
     } else if theirs.is_null() != ours.is_null() {
@@ -108,9 +107,8 @@ mod tests {
     fn settings_that_differ_are_named_as_their_options() {
         let (training, data) = (TrainOptions::default(), DataOptions::default());
         let before = settings(training, &data, None);
-        let said = |training, data: &DataOptions| {
-            difference(&before, &settings(training, data, None))
-        };
+        let said =
+            |training, data: &DataOptions| difference(&before, &settings(training, data, None));
         let of_data = |data: DataOptions| said(training, &data);
         assert_eq!(
             of_data(DataOptions { batch_size: 4, ..data.clone() }),

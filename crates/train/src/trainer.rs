@@ -183,11 +183,10 @@ impl<'a> Trainer<'a> {
             items.map(|item| (&item.sha256, &item.caption, item.bucket.to_string())).collect()
         };
         // What became of bad files is seen in the pictures.
-        let data =
-            |dataset: &Dataset| DataOptions { strict: false, ..dataset.options().clone() };
-        let class = self.class.map(
-            |class| serde_json::json!({ "data": data(class), "pictures": pictures(class) }),
-        );
+        let data = |dataset: &Dataset| DataOptions { strict: false, ..dataset.options().clone() };
+        let class = self
+            .class
+            .map(|class| serde_json::json!({ "data": data(class), "pictures": pictures(class) }));
         let settings = serde_json::json!({
             "model": self.identity,
             "training": self.options,

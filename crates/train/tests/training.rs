@@ -9,9 +9,7 @@ use unwrong::pipeline::Options;
 use unwrong::{Catalog, GenerateRequest, Pipeline};
 use unwrong_train::data::{Cache, DataOptions, Dataset};
 use unwrong_train::error::StepNumber;
-use unwrong_train::{
-    Error, OptimizerKind, OptimizerOptions, StepReport, TrainOptions, Trainer,
-};
+use unwrong_train::{Error, OptimizerKind, OptimizerOptions, StepReport, TrainOptions, Trainer};
 
 /// A model, folders with a picture each, and a cache.
 struct Case {

@@ -107,7 +107,8 @@ fn a_damaged_checkpoint_is_named_and_the_one_before_it_taken() {
     pictures(folder.path());
     train(folder.path(), "lora.safetensors", &[]).done();
     let whole = bytes(folder.path(), "lora.safetensors");
-    let checkpoint = |step| format!("lora.training/checkpoints/checkpoint-0000000{step}.safetensors");
+    let checkpoint =
+        |step| format!("lora.training/checkpoints/checkpoint-0000000{step}.safetensors");
     let damage = |step| {
         let mut damaged = bytes(folder.path(), &checkpoint(step));
         let middle = damaged.len() / 2;
@@ -233,6 +234,8 @@ fn what_cannot_be_trained_is_said_before_any_work() {
     for place in ["file", "file/logs"] {
         said(&["--log-dir", place], "error: `file` is a file, expected a folder");
     }
+    fs::rename(folder.path().join("plain/cat.png"), folder.path().join("set/cat.png")).unwrap();
+    said(&["--class-dir", "plain", "--class-prompt", "x"], "1 picture: 1 at 64x64\n");
     said(&["--layers", "convolutions", "--format", "diffusers"], "in 2023 only attention");
     let run = unwrong(folder.path(), &["train", "nowhere", "-o", "lora.safetensors"]);
     assert_eq!(run.code, Some(1), "{}", run.stderr);

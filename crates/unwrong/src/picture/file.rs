@@ -55,7 +55,9 @@ pub fn file_to_write(path: &Path) -> Result<PathBuf> {
     let Ok(about) = path.symlink_metadata() else { return Ok(path.to_owned()) };
     let target = if about.is_symlink() {
         match path.canonicalize() {
-            Err(error) if error.kind() == ErrorKind::NotFound => return refuse("a link to nothing"),
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                return refuse("a link to nothing");
+            }
             Err(source) => {
                 return Err(Error::Io { action: "follow the link", path: path.to_owned(), source });
             }
