@@ -60,13 +60,14 @@ pub(crate) struct TrainArgs {
     pub(crate) rank: Option<usize>,
     /// Their product is multiplied with alpha / rank [default: the rank].
     #[arg(long, value_name = "ALPHA", help_heading = "Training",
-        value_parser = number::<f64>("a number, 1e-6 to 1e6"))]
+        allow_negative_numbers = true, value_parser = number::<f64>("a number, 1e-6 to 1e6"))]
     pub(crate) alpha: Option<f64>,
     /// What moves the matrices [default: adamw].
     #[arg(long, help_heading = "Training")]
     pub(crate) optimizer: Option<OptimizerArg>,
     /// Learning rate [default: 1e-4; with Prodigy: 1].
     #[arg(long, value_name = "RATE", help_heading = "Training",
+        allow_negative_numbers = true,
         value_parser = number::<f64>("a number above 0, at most 1e6, such as `1e-4`"))]
     pub(crate) rate: Option<f64>,
     /// How the learning rate changes [default: constant].
@@ -85,32 +86,34 @@ pub(crate) struct TrainArgs {
     pub(crate) train_text_encoders: bool,
     /// Their learning rate [default: that of the UNet].
     #[arg(long, value_name = "RATE", requires = "train_text_encoders", help_heading = "Training",
+        allow_negative_numbers = true,
         value_parser = number::<f64>("a number above 0, at most 1e6, such as `5e-5`"))]
     pub(crate) text_encoder_rate: Option<f64>,
     /// Share of a layer's inputs, 0 to 1, that its matrices do not see in a step [default: 0].
     #[arg(long, value_name = "SHARE", help_heading = "Training",
-        value_parser = number::<f64>("a number, 0 to below 1"))]
+        allow_negative_numbers = true, value_parser = number::<f64>("a number, 0 to below 1"))]
     pub(crate) dropout: Option<f64>,
     /// Weigh little noise no more than this signal-to-noise ratio (min-SNR; 5 is usual).
     #[arg(long, value_name = "GAMMA", help_heading = "Training",
-        value_parser = number::<f64>("a number above 0"))]
+        allow_negative_numbers = true, value_parser = number::<f64>("a number above 0"))]
     pub(crate) snr_gamma: Option<f64>,
     /// Add a constant per channel to the noise, this large [default: 0].
     #[arg(long, value_name = "SIZE", help_heading = "Training",
-        value_parser = number::<f64>("a number, 0 to 1"))]
+        allow_negative_numbers = true, value_parser = number::<f64>("a number, 0 to 1"))]
     pub(crate) noise_offset: Option<f64>,
     /// Longest gradient of a step; 0 for any [default: 1].
     #[arg(long, value_name = "LENGTH", help_heading = "Training",
+        allow_negative_numbers = true,
         value_parser = number::<f64>("a finite number above 0, or 0 for any length"))]
     pub(crate) max_grad_norm: Option<f64>,
     /// Share of a matrix that is taken away per unit of the rate [default: 0.01].
     #[arg(long, value_name = "SHARE", help_heading = "Training",
-        value_parser = number::<f64>("a number, 0 or more"))]
+        allow_negative_numbers = true, value_parser = number::<f64>("a number, 0 or more"))]
     pub(crate) weight_decay: Option<f64>,
     /// Write running means of the matrices, which keep up to this share in a step (EMA; 0.99 to
     /// 0.9999 are usual).
     #[arg(long, value_name = "DECAY", help_heading = "Training",
-        value_parser = number::<f64>("a number, 0 to below 1"))]
+        allow_negative_numbers = true, value_parser = number::<f64>("a number, 0 to below 1"))]
     pub(crate) ema: Option<f64>,
     /// What order, crops, noise and first matrices follow from.
     #[arg(long, value_name = "SEED", default_value_t = 0, help_heading = "Training",
@@ -157,7 +160,7 @@ pub(crate) struct ClassArgs {
     pub(crate) class_prompt: Option<String>,
     /// How much their loss counts [default: 1].
     #[arg(long, value_name = "WEIGHT", requires = "class_dir",
-        value_parser = number::<f64>("a number, 0 to 1e6"))]
+        allow_negative_numbers = true, value_parser = number::<f64>("a number, 0 to 1e6"))]
     pub(crate) prior_weight: Option<f64>,
 }
 
@@ -220,7 +223,7 @@ pub(crate) struct PictureArgs {
     pub(crate) repeats: u32,
     /// Share of the captions, 0 to 1, that are left out.
     #[arg(long, value_name = "SHARE", default_value_t = 0.0,
-        value_parser = number::<f64>("a number, 0 to 1"))]
+        allow_negative_numbers = true, value_parser = number::<f64>("a number, 0 to 1"))]
     pub(crate) caption_dropout: f64,
     /// Read the folders within, too.
     #[arg(long)]
