@@ -262,6 +262,8 @@ def parts_of(conjunction):
     parts = []
     for prompt, weight in zip(conjunction.prompts, conjunction.weights):
         is_blend = isinstance(prompt, Blend)
+        # Compel divides by the sum and goes on with infinities: as good as refused.
+        assert not is_blend or not prompt.normalize_weights or abs(sum(prompt.weights)) > 1e-6
         prompts = zip(prompt.prompts, prompt.weights) if is_blend else [(prompt, 1.0)]
         rows = []
         for own, share in prompts:
