@@ -330,6 +330,10 @@ pub(crate) struct TokensArgs {
     /// How weights are written: compel, a1111, a1111-original, comfy, plain.
     #[arg(long, value_name = "NAME", default_value_t)]
     pub(crate) syntax: Syntax,
+    /// Steps that schedules such as `[a:b:0.5]` are read for.
+    #[arg(long, value_name = "N", default_value_t = 50,
+        value_parser = number::<u32>("a whole number, 1 to 1000"))]
+    pub(crate) steps: u32,
     /// Beyond 75 tokens: pad (more chunks), truncate.
     #[arg(long, value_name = "NAME", default_value_t)]
     pub(crate) long_prompt: LongPrompt,

@@ -4,7 +4,10 @@ use std::fmt::Write as _;
 
 use anstyle::{AnsiColor, Style};
 use anyhow::Result;
-use unwrong_prompt::{Conjunction, Description, Encoder, EncoderDescription, Tokenizer};
+use unwrong_prompt::{
+    Conjunction, Description, Encoder, EncoderDescription, LoraTag, ScheduledPrompt, Script,
+    Tokenizer,
+};
 
 use crate::args::TokensArgs;
 use crate::printer;
@@ -12,15 +15,52 @@ use crate::printer;
 /// Prints fragments with their weights, and the chunks of both encoders.
 pub(crate) fn run(arguments: &TokensArgs) -> Result<()> {
     unwrong::GenerateRequest::new(arguments.prompt.as_str()).check()?;
-    let (prompt, warnings) = Conjunction::parse(&arguments.prompt, arguments.syntax.into());
+    let syntax = arguments.syntax.into();
+    let (script, warnings) = Script::parse(&arguments.prompt, syntax, arguments.steps as usize);
     for warning in &warnings {
         printer::note(&format!("warning: {warning}"));
     }
-    let description = Description::new(&prompt, arguments.long_prompt.into(), &warnings);
-    if arguments.json {
-        return printer::data(&serde_json::to_string(&description)?);
+    let describe =
+        |prompt: &Conjunction| Description::new(prompt, arguments.long_prompt.into(), &warnings);
+    for LoraTag { name, text_encoder_scale, unet_scale } in &script.loras {
+        printer::note(&format!(
+            "LoRA `{}`: {text_encoder_scale} on the text encoders, {unet_scale} on the UNet",
+            printer::visible(name)
+        ));
     }
-    printer::styled(table(&description).trim_end())
+    if let Some(prompt) = script.single_prompt() {
+        let description = describe(prompt);
+        if arguments.json {
+            return printer::data(&serde_json::to_string(&description)?);
+        }
+        return printer::styled(table(&description).trim_end());
+    }
+    if arguments.json {
+        return printer::data(&json(&script, describe).to_string());
+    }
+    let mut tables = String::new();
+    let bold = Style::new().bold();
+    for part in &script.parts {
+        let mut first = 1;
+        for ScheduledPrompt { until, prompt } in &part.prompts {
+            let (weight, table) = (part.weight, table(&describe(prompt)));
+            writeln!(tables, "{bold}steps {first} to {until}, weight {weight}{bold:#}\n{table}")
+                .expect("a String takes every write");
+            first = until + 1;
+        }
+    }
+    printer::styled(tables.trim_end())
+}
+
+/// A prompt of several parts, or one that changes: `parts`, each with its `prompts` in turn.
+fn json(script: &Script, describe: impl Fn(&Conjunction) -> Description) -> serde_json::Value {
+    let parts = script.parts.iter().map(|part| {
+        let prompts = part.prompts.iter().map(|ScheduledPrompt { until, prompt }| {
+            serde_json::json!({ "until": until, "prompt": describe(prompt) })
+        });
+        serde_json::json!({ "weight": part.weight, "prompts": prompts.collect::<Vec<_>>() })
+    });
+    serde_json::json!({ "parts": parts.collect::<Vec<_>>() })
 }
 
 /// For people: weights beside their text, ids beside their words, padding left out.

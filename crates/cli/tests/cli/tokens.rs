@@ -104,3 +104,23 @@ fn json_has_the_weight_of_every_id_and_what_was_cut() {
         (Some(3), Some(0))
     );
 }
+
+#[test]
+fn a_prompt_that_changes_is_shown_step_by_step() {
+    let folder = tempfile::tempdir().unwrap();
+    let prompt = "a [cat:dog:0.5] AND a (boat:1.2) :0.5 <lora:ink:0.8>";
+    let line = ["tokens", prompt, "--syntax", "a1111", "--steps", "10"];
+    let run = unwrong(folder.path(), &line).done();
+    for words in ["steps 1 to 5, weight 1", "steps 6 to 10, weight 1", "steps 1 to 10, weight 0.5"]
+    {
+        assert!(run.stdout.contains(words), "{}", run.stdout);
+    }
+    assert!(run.stdout.contains("a dog"), "{}", run.stdout);
+    assert!(run.stderr.contains("LoRA `ink`: 0.8"), "{}", run.stderr);
+    let run = unwrong(folder.path(), &[&line[..], &["--json"]].concat()).done();
+    let value: serde_json::Value = serde_json::from_str(&run.stdout).unwrap();
+    assert_eq!(value["parts"][0]["prompts"][0]["until"], 5);
+    assert_eq!(value["parts"][1]["weight"], 0.5);
+    let fragments = &value["parts"][1]["prompts"][0]["prompt"]["fragments"];
+    assert_eq!(fragments[1], serde_json::json!({ "text": "boat", "weight": 1.2 }));
+}
