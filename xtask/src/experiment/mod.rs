@@ -44,7 +44,11 @@ pub(crate) fn experiment(arguments: &[String]) -> Result<()> {
     if options.tune {
         return tune::tune(&options);
     }
-    if !options.page_only {
+    if options.retime {
+        let path = options.dir.join(RUN);
+        let run = fs::read_to_string(&path).with_context(|| format!("no `{}`", path.display()))?;
+        write(&path, stages::retime(&options, &run)?.as_bytes())?;
+    } else if !options.page_only {
         begin(&options.dir)?;
         let run = stages::run(&options)?;
         write(&options.dir.join(RUN), run.as_bytes())?;

@@ -15,6 +15,7 @@ const FLAGS: &str = "  \
              [--dir DIR]        pictures, LoRA, numbers (default: target/experiment)
              [--page FILE]      where the page goes (default: docs/experiment.md)
              [--page-only]      the page anew, from the numbers in DIR
+             [--retime]         the same, with the training's timings measured anew
              [--program PATH]   an `unwrong` that is built (default: builds it)
              [--ship]           the demo model gets the LoRA; its goldens must be made anew
              and any setting:
@@ -67,6 +68,7 @@ pub(super) struct Options {
     pub(super) quick: bool,
     pub(super) tune: bool,
     pub(super) page_only: bool,
+    pub(super) retime: bool,
     pub(super) ship: bool,
     pub(super) dir: PathBuf,
     pub(super) page: PathBuf,
@@ -109,6 +111,7 @@ impl Options {
             quick,
             tune: has("--tune"),
             page_only: has("--page-only"),
+            retime: has("--retime"),
             ship: has("--ship"),
             dir: root().join("target/experiment"),
             page: PathBuf::new(),
@@ -116,7 +119,7 @@ impl Options {
             settings: Settings::new(quick),
         };
         let mut page = None;
-        let flags = ["--quick", "--tune", "--page-only", "--ship"];
+        let flags = ["--quick", "--tune", "--page-only", "--retime", "--ship"];
         let mut arguments = arguments.iter().filter(|argument| !flags.contains(&argument.as_str()));
         while let Some(flag) = arguments.next() {
             let key = flag.strip_prefix("--").with_context(|| unknown(flag))?;

@@ -48,13 +48,7 @@ pub(super) fn run(options: &Options) -> Result<String> {
         let answer: Value = serde_json::from_str(&line).context("`unwrong eval` said no JSON")?;
         evals.insert(baseline, answer);
     }
-    let runs = if options.quick { "1" } else { "5" };
-    let mut bench = Vec::new();
-    for batch in ["1", "4"] {
-        let line = ["bench", "training", "--batch", batch, "--runs", runs, "--json"];
-        let answer = stages.take(&format!("timing a step of {batch}"), &line.map(str::to_owned))?;
-        bench.push(serde_json::from_str::<Value>(&answer).context("no JSON of `unwrong bench`")?);
-    }
+    let bench = stages.time(options.quick)?;
     let run = json!({
         "machine": machine(),
         "quick": options.quick,
@@ -177,7 +171,33 @@ fn words(line: &str) -> Vec<String> {
     line.split_whitespace().map(str::to_owned).collect()
 }
 
+/// The text of `run.json` with its timings anew: where other programs ran beside the first ones.
+pub(super) fn retime(options: &Options, run: &str) -> Result<String> {
+    let mut run: Value = serde_json::from_str(run)?;
+    let mut stages = Stages { program: program(options)?, dir: &options.dir, taken: Vec::new() };
+    run["bench"] = stages.time(options.quick)?.into();
+    let taken = run["stages"].as_array_mut().context("`run.json` has no stages")?;
+    taken.retain(|stage| !stage["name"].as_str().is_some_and(|name| name.starts_with(TIMING)));
+    taken.append(&mut stages.taken);
+    Ok(serde_json::to_string_pretty(&run)? + "\n")
+}
+
+/// What the timing stages begin with.
+const TIMING: &str = "timing a step of";
+
 impl Stages<'_> {
+    /// What `unwrong bench training` says of one picture and of four.
+    fn time(&mut self, quick: bool) -> Result<Vec<Value>> {
+        let runs = if quick { "1" } else { "25" };
+        let mut bench = Vec::new();
+        for batch in ["1", "4"] {
+            let line = ["bench", "training", "--batch", batch, "--runs", runs, "--json"];
+            let answer = self.take(&format!("{TIMING} {batch}"), &line.map(str::to_owned))?;
+            bench.push(serde_json::from_str(&answer).context("no JSON of `unwrong bench`")?);
+        }
+        Ok(bench)
+    }
+
     /// Runs `unwrong` to its end; what it said on standard output.
     fn take(&mut self, name: &str, arguments: &[String]) -> Result<String> {
         let (answer, seconds) = unwrong(&self.program, self.dir, arguments)?;
