@@ -15,7 +15,7 @@ use unwrong_prompt::{CHUNK_TOKENS, Prompt};
 use crate::error::{Error, Result};
 use crate::memory;
 use crate::noise::Noise;
-use crate::pipeline::{Pipeline, Stage, VAE_FACTOR};
+use crate::pipeline::{AdapterKey, Pipeline, Stage, VAE_FACTOR};
 use crate::request::{GenerateRequest, LongPrompt, NoiseKind, Size, Syntax};
 
 /// A training index in the middle of the schedule.
@@ -90,7 +90,8 @@ impl Pipeline {
         case.size.check()?;
         self.check_weights(request)?;
         let weights = request.weights.unwrap_or_default();
-        let set = self.adapters(&self.completed(request)?)?;
+        let completed = self.completed(request)?;
+        let set = self.adapters(&completed, AdapterKey::of(&completed)?)?;
         let adapters = &set.adapters;
         match network {
             Network::Unet => {

@@ -7,7 +7,7 @@ use unwrong_models::lora::{LoraFile, Scales};
 
 use crate::error::{Error, Result};
 use crate::identity::file_name;
-use crate::prompt_loras::{PromptLora, prompt_loras};
+use crate::prompt_loras::PromptLora;
 use crate::request::{GenerateRequest, WRONG};
 
 /// A model folder that holds several models has them under these names.
@@ -178,7 +178,13 @@ impl Opened {
     }
 
     /// The LoRA files of a request with their names and scales, the wrong-LoRA last.
-    pub(crate) fn loras(&self, request: &GenerateRequest) -> Result<Vec<NamedLora>> {
+    ///
+    /// `in_prompt` are those that its prompts name.
+    pub(crate) fn loras(
+        &self,
+        request: &GenerateRequest,
+        in_prompt: &[PromptLora],
+    ) -> Result<Vec<NamedLora>> {
         let mut loras = Vec::new();
         for lora in &request.loras {
             if lora.path == WRONG {
@@ -188,8 +194,8 @@ impl Opened {
             let file = LoraFile::open(Path::new(&lora.path))?;
             loras.push(NamedLora { name: file_name(&lora.path), file, scales: lora.scale.into() });
         }
-        for PromptLora { path, scales } in prompt_loras(request)? {
-            let file = LoraFile::open(&path)?;
+        for PromptLora { path, scales } in in_prompt {
+            let (file, scales) = (LoraFile::open(path)?, *scales);
             loras.push(NamedLora { name: file_name(&path.display().to_string()), file, scales });
         }
         if let Some(scale) = request.wrong {

@@ -204,8 +204,10 @@ impl Scripts {
 impl<'a> Texts<'a> {
     /// Where a text stands, which is put behind the others if it is new.
     fn place(&mut self, text: [&'a Conjunction; 2]) -> usize {
-        let sources = |text: &[&Conjunction; 2]| text.map(|one| one.source().to_owned());
-        let known = self.0.iter().position(|known| sources(known) == sources(&text));
+        let same = |known: &[&Conjunction; 2]| {
+            known.iter().zip(text).all(|(one, other)| one.source() == other.source())
+        };
+        let known = self.0.iter().position(same);
         known.unwrap_or_else(|| {
             self.0.push(text);
             self.0.len() - 1

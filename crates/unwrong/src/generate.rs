@@ -129,7 +129,7 @@ impl Pipeline {
             let adapters = if let Some(known) = known {
                 known
             } else {
-                let set = self.adapters(request)?;
+                let set = self.adapters(request, key)?;
                 announce_loras(&set, progress)?;
                 sets.push(Arc::clone(&set));
                 set

@@ -3,7 +3,7 @@
 //! Opening finds every file, checks every config, key and shape, and reads no weight.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -12,7 +12,7 @@ use unwrong_models::files::{
     ModelIndex, ModelKind, ModelParts, SchedulerConfig, TextEncoderConfig, Weights,
 };
 use unwrong_models::layers::Run;
-use unwrong_models::lora::{Adapters, Applied, LayerAdapters, Scales, Targets};
+use unwrong_models::lora::{Adapters, Applied, LayerAdapters, Targets};
 use unwrong_models::ops::Ops;
 use unwrong_models::text_encoder::TextEncoder;
 use unwrong_models::unet::Unet;
@@ -26,7 +26,7 @@ use crate::error::{Error, Result};
 use crate::identity::{Identity, identify_lora};
 use crate::picture::EmbeddedLora;
 use crate::plan::Plan;
-use crate::prompt_loras::prompt_loras;
+use crate::prompt_loras::{PromptLora, prompt_loras};
 use crate::recent::Recent;
 use crate::request::{self, GenerateRequest, LoraRequest, Size};
 
@@ -133,7 +133,7 @@ pub(crate) struct AdapterKey {
     wrong: Option<f64>,
     wrong_lora: Option<String>,
     /// Named in the prompt.
-    in_prompt: Vec<(PathBuf, Scales)>,
+    in_prompt: Vec<PromptLora>,
     /// Length and time of each named file: another one may have taken its place.
     stamps: Vec<Option<(u64, SystemTime)>>,
 }
@@ -145,10 +145,8 @@ impl AdapterKey {
             Some((metadata.len(), metadata.modified().ok()?))
         };
         let in_prompt = prompt_loras(request)?;
-        let in_prompt: Vec<_> =
-            in_prompt.into_iter().map(|lora| (lora.path, lora.scales)).collect();
         let paths = request.loras.iter().map(|lora| &lora.path).chain(&request.wrong_lora);
-        let paths = paths.map(Path::new).chain(in_prompt.iter().map(|(path, _)| path.as_path()));
+        let paths = paths.map(Path::new).chain(in_prompt.iter().map(|lora| lora.path.as_path()));
         let stamps = paths.map(stamp).collect();
         Ok(Self {
             loras: request.loras.clone(),
@@ -242,10 +240,13 @@ impl Pipeline {
     }
 
     /// Opens the LoRA files of a request and finds the layer of every tensor.
-    pub(crate) fn adapters(&self, request: &GenerateRequest) -> Result<Arc<AdapterSet>> {
-        let key = AdapterKey::of(request)?;
+    pub(crate) fn adapters(
+        &self,
+        request: &GenerateRequest,
+        key: AdapterKey,
+    ) -> Result<Arc<AdapterSet>> {
         self.sets.get_or_make(key.clone(), || {
-            let loras = self.opened.loras(request)?;
+            let loras = self.opened.loras(request, &key.in_prompt)?;
             let embedded = loras.iter().map(identify_lora).collect();
             let files: Vec<_> = loras.into_iter().map(|lora| (lora.file, lora.scales)).collect();
             let (adapters, applied) = unwrong_models::lora::attach(&files, &self.targets)?;

@@ -136,17 +136,11 @@ impl Plan {
     /// Whether there is nothing to go away from. In A1111 (`sd_models_xl.py`,
     /// `force_zero_negative_prompt`) an empty negative prompt is none.
     pub(crate) fn has_no_negative(&self) -> bool {
-        match self.syntax {
-            Syntax::A1111 | Syntax::A1111Original => {
-                self.negative_prompt.text().is_empty() && self.negative_prompt_2.is_none()
-            }
-            _ => self.negative_prompt == NegativePrompt::Absent,
+        if self.syntax.is_a1111() {
+            self.negative_prompt.text().is_empty() && self.negative_prompt_2.is_none()
+        } else {
+            self.negative_prompt == NegativePrompt::Absent
         }
-    }
-
-    /// Whether a prompt may change from step to step.
-    fn has_schedules(&self) -> bool {
-        matches!(self.syntax, Syntax::A1111 | Syntax::A1111Original)
     }
 
     /// How many prompts the first step asks about.
@@ -170,7 +164,8 @@ impl Plan {
             && self.conditions == other.conditions
             && self.syntax == other.syntax
             && self.long_prompt == other.long_prompt
-            && (self.steps == other.steps || !self.has_schedules())
+            // Schedules count the steps.
+            && (self.steps == other.steps || !self.syntax.is_a1111())
             && is_guided(self.guidance_scale) == is_guided(other.guidance_scale)
     }
 

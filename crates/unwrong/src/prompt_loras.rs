@@ -7,7 +7,7 @@ use unwrong_models::lora::Scales;
 use unwrong_prompt::{LoraTag, Script};
 
 use crate::error::{Error, Result};
-use crate::request::{GenerateRequest, Syntax};
+use crate::request::GenerateRequest;
 
 /// Folders within folders that are looked into.
 const MOST_DEPTH: usize = 8;
@@ -15,6 +15,7 @@ const MOST_DEPTH: usize = 8;
 const MOST_NAMES: usize = 8;
 
 /// A LoRA file and how strongly a prompt asks for it.
+#[derive(Clone, PartialEq)]
 pub(crate) struct PromptLora {
     pub(crate) path: PathBuf,
     pub(crate) scales: Scales,
@@ -24,11 +25,11 @@ pub(crate) struct PromptLora {
 ///
 /// As in A1111, a name is that of a file without its ending, in the folder or below it.
 pub(crate) fn prompt_loras(request: &GenerateRequest) -> Result<Vec<PromptLora>> {
-    if !matches!(request.syntax, Some(Syntax::A1111 | Syntax::A1111Original)) {
+    let syntax = request.syntax.unwrap_or_default();
+    if !syntax.is_a1111() {
         return Ok(Vec::new());
     }
     let texts = [Some(&request.prompt), request.prompt_2.as_ref()];
-    let syntax = request.syntax.unwrap_or_default();
     let tags: Vec<LoraTag> = texts
         .into_iter()
         .flatten()

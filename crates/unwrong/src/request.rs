@@ -355,6 +355,13 @@ impl fmt::Display for Size {
     }
 }
 
+impl Syntax {
+    /// Whether it is A1111's, whatever its weights do.
+    pub(crate) fn is_a1111(self) -> bool {
+        matches!(self, Self::A1111 | Self::A1111Original)
+    }
+}
+
 /// Left upper corner of a crop in pixels, `X,Y`.
 ///
 /// diffusers writes the same corner as `(top, left)`, which is `(y, x)`.

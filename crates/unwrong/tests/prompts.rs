@@ -1,25 +1,18 @@
 //! What prompts do on the way from text to latents: schedules, several prompts, other syntaxes.
 #![expect(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
 
+mod demo;
+
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::Path;
 
 use candle_core::Tensor;
+use demo::{pipeline, root};
 use unwrong::encode::ConditioningPair;
 use unwrong::progress::{Event, Part, Silent};
 use unwrong::request::{Size, Syntax};
-use unwrong::{Catalog, GenerateRequest, Options, Pipeline};
-
-fn root() -> &'static Path {
-    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
-}
-
-fn pipeline() -> Pipeline {
-    let model = root().join("crates/demo/model").display().to_string();
-    let request = GenerateRequest { model: Some(model), ..GenerateRequest::default() };
-    Pipeline::open(&request, &Catalog::new(), &Options::default()).unwrap()
-}
+use unwrong::{GenerateRequest, Pipeline};
 
 /// Two steps of the base, two of the refiner.
 fn request(prompt: &str, syntax: Syntax) -> GenerateRequest {

@@ -1,25 +1,17 @@
 //! Pictures and calls share what they can, and nobody sees it in the result.
 #![expect(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
 
+mod demo;
+
 use std::fs;
-use std::path::Path;
 
 use candle_core::Tensor;
+use demo::{pipeline, pipeline_with, root};
 use unwrong::encode::ConditioningPair;
 use unwrong::progress::{Part, Silent};
 use unwrong::request::{LoraRequest, Size, Weights};
-use unwrong::{Catalog, GenerateRequest, Options, Pipeline};
+use unwrong::{GenerateRequest, Options, Pipeline};
 use unwrong_models::ops::Ops;
-
-fn root() -> &'static Path {
-    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
-}
-
-fn pipeline() -> Pipeline {
-    let model = root().join("crates/demo/model").display().to_string();
-    let request = GenerateRequest { model: Some(model), ..GenerateRequest::default() };
-    Pipeline::open(&request, &Catalog::new(), &Options::default()).unwrap()
-}
 
 /// Small and quick, with a step for each UNet.
 fn request(prompt: &str) -> GenerateRequest {
@@ -152,10 +144,7 @@ fn mixed() -> Vec<GenerateRequest> {
 #[test]
 fn a_picture_has_the_same_bits_alone_and_among_others() {
     for ops in [Ops::Cpu, Ops::Reference] {
-        let model = root().join("crates/demo/model").display().to_string();
-        let opening = GenerateRequest { model: Some(model), ..GenerateRequest::default() };
-        let options = Options { ops: Some(ops), ..Options::default() };
-        let pipeline = Pipeline::open(&opening, &Catalog::new(), &options).unwrap();
+        let pipeline = pipeline_with(&Options { ops: Some(ops), ..Options::default() });
         for weights in [Weights::Native, Weights::Int8] {
             if ops == Ops::Reference && weights == Weights::Int8 {
                 continue;
