@@ -4,19 +4,26 @@ use std::fmt::Write as _;
 
 use anstyle::{AnsiColor, Style};
 use anyhow::Result;
+use unwrong::GenerateRequest;
 use unwrong_prompt::{
-    Conjunction, Description, Encoder, EncoderDescription, LoraTag, ScheduledPrompt, Script,
-    Tokenizer,
+    Conjunction, Description, Encoder, EncoderDescription, Fragment, LoraTag, ScheduledPrompt,
+    Script, Tokenizer,
 };
 
 use crate::args::TokensArgs;
 use crate::printer;
+use crate::prompts::Templates;
 
 /// Prints fragments with their weights, and the chunks of both encoders.
 pub(crate) fn run(arguments: &TokensArgs) -> Result<()> {
-    unwrong::GenerateRequest::new(arguments.prompt.as_str()).check()?;
-    let syntax = arguments.syntax.into();
-    let (script, warnings) = Script::parse(&arguments.prompt, syntax, arguments.steps as usize);
+    let TokensArgs { prompt, seed, dynamic, steps, syntax, .. } = arguments;
+    let request = GenerateRequest { seed: Some(*seed), ..GenerateRequest::new(prompt.as_str()) };
+    request.check()?;
+    let prompt = Templates::read(&request, dynamic)?.draw(request)?.prompt;
+    if prompt != arguments.prompt {
+        printer::note(&format!("drawn: {}", printer::visible(&prompt)));
+    }
+    let (script, warnings) = Script::parse(&prompt, (*syntax).into(), *steps as usize);
     for warning in &warnings {
         printer::note(&format!("warning: {warning}"));
     }
@@ -66,17 +73,39 @@ fn json(script: &Script, describe: impl Fn(&Conjunction) -> Description) -> serd
 /// For people: weights beside their text, ids beside their words, padding left out.
 fn table(description: &Description) -> String {
     let mut table = String::from("weight  text\n");
-    for fragment in &description.fragments {
-        let weight = format!("{:.4}", fragment.weight);
-        let weight = weight.trim_end_matches('0').trim_end_matches('.');
-        let style = style_of(fragment.weight);
-        let text = printer::visible(&fragment.text);
-        writeln!(table, "{style}{weight:<6}  {text}{style:#}").expect("a String takes every write");
+    if description.parts.is_empty() {
+        push_fragments(&description.fragments, &mut table);
+    }
+    for (n, part) in description.parts.iter().enumerate() {
+        for prompt in &part.prompts {
+            let mut headline = format!("part {}, weight {}", n + 1, number(part.weight));
+            if part.prompts.len() > 1 {
+                write!(headline, ", {} of its blend", number(prompt.share))
+                    .expect("a String takes every write");
+            }
+            let bold = Style::new().bold();
+            writeln!(table, "{bold}{headline}{bold:#}").expect("a String takes every write");
+            push_fragments(&prompt.fragments, &mut table);
+        }
     }
     for (encoder, described) in Encoder::BOTH.into_iter().zip(&description.encoders) {
         push_chunks(encoder, described, &mut table);
     }
     table
+}
+
+fn push_fragments(fragments: &[Fragment], table: &mut String) {
+    for Fragment { text, weight } in fragments {
+        let (style, number) = (style_of(*weight), number(*weight));
+        let text = printer::visible(text);
+        writeln!(table, "{style}{number:<6}  {text}{style:#}").expect("a String takes every write");
+    }
+}
+
+/// At most four decimals.
+fn number(weight: f64) -> String {
+    let number = format!("{weight:.4}");
+    number.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
 /// A headline for every chunk, and its words, each with its id.
