@@ -3,8 +3,8 @@
     python parity/make_a1111.py CHECKOUT [--out parity/goldens] [--check PROGRAM --count N --seed S]
 
 CHECKOUT is a folder with stable-diffusion-webui 1.10.1 (`modules/prompt_parser.py` and its
-neighbours). It runs without its models: what those files import is replaced by stubs. Needs lark
-1.1.2, transformers and open_clip_torch.
+neighbours). It runs without its models: what those files import is replaced by stubs. Needs
+`requirements-a1111.txt`.
 
 With `--check` it compares N random prompts with `target/release/examples/script` instead (built by
 `cargo build --release -p unwrong-prompt --example script`) and writes nothing.
