@@ -78,6 +78,17 @@ pub(crate) const MOST_WARNINGS: usize = 8;
 /// Characters of the prompt that a warning shows at most.
 const MOST_CHARACTERS: usize = 60;
 
+/// Puts `new` behind `all`, each once and not too many of a kind.
+pub(crate) fn add(all: &mut Vec<Warning>, new: Vec<Warning>) {
+    for warning in new {
+        let kind = std::mem::discriminant(&warning);
+        let alike = all.iter().filter(|own| std::mem::discriminant(*own) == kind);
+        if alike.count() < MOST_WARNINGS && !all.contains(&warning) {
+            all.push(warning);
+        }
+    }
+}
+
 /// How a list is named in a warning.
 pub(crate) const LIST: &str = "{…|…}";
 
