@@ -3,8 +3,8 @@
     python parity/make_a1111.py CHECKOUT [--out parity/goldens] [--check PROGRAM --count N --seed S]
 
 CHECKOUT is a folder with stable-diffusion-webui 1.10.1 (`modules/prompt_parser.py` and its
-neighbours). It runs without its models: what those files import is replaced by stubs. Needs lark
-1.1.2, transformers and open_clip_torch.
+neighbours). It runs without its models: what those files import is replaced by stubs. Needs
+`requirements-a1111.txt`.
 
 With `--check` it compares N random prompts with `target/release/examples/script` instead (built by
 `cargo build --release -p unwrong-prompt --example script`) and writes nothing.
@@ -256,13 +256,14 @@ class Oracle:
     def schedules(self, text):
         """For the numbers of steps, read in the new and the old way."""
         read = self.parser.get_learned_conditioning_prompt_schedules
-        signal.setitimer(signal.ITIMER_REAL, 1)
+        # Of the processor's time: other programs must not decide.
+        signal.setitimer(signal.ITIMER_PROF, 1)
         try:
             return [[read([text], steps, None, old)[0] for steps in STEPS] for old in (False, True)]
         except Exception:
             return None
         finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.setitimer(signal.ITIMER_PROF, 0)
 
     def attention(self, text):
         try:
@@ -394,7 +395,7 @@ def main():
 
     if options.schedules:
         sys.modules["torch"] = Nothing("torch")
-        signal.signal(signal.SIGALRM, give_up)
+        signal.signal(signal.SIGPROF, give_up)
         oracle = Oracle(options.checkout)
         json.dump([oracle.schedules(text) for text in json.load(sys.stdin)], sys.stdout)
         return

@@ -1,12 +1,14 @@
 //! Prints prompts as the crate reads them in the syntaxes of A1111 and ComfyUI.
 //!
 //! Takes a JSON list of texts on standard input and writes one JSON object per text and line:
-//! what `parity/make_a1111.py` and `parity/make_comfy.py` read.
+//! what `parity/make_a1111.py`, `make_comfy.py` and the `check_` beside each read.
 
 use std::io::{self, BufWriter, Write};
 
 use serde_json::{Value, json};
-use unwrong_prompt::{Emphasis, Encoder, LongPrompt, Prompt, Script, Steps, SwitchTime, Syntax};
+use unwrong_prompt::{
+    Conjunction, Emphasis, Encoder, LongPrompt, Prompt, Script, Steps, SwitchTime, Syntax,
+};
 
 const A1111: Syntax = Syntax::A1111 { emphasis: Emphasis::Original };
 
@@ -31,6 +33,7 @@ fn describe(text: &str) -> Value {
         "comfy": {
             "fragments": fragments(&Prompt::parse(text, Syntax::Comfy).0),
             "chunks": chunks(&Prompt::parse(text, Syntax::Comfy).0),
+            "pooled_ids": Prompt::parse(text, Syntax::Comfy).0.pooled_ids().to_vec(),
         },
     })
 }
@@ -47,6 +50,23 @@ fn describe_part(text: &str, part: usize) -> Value {
         "text": script.parts[part].source,
         "weight": script.parts[part].weight,
         "schedules": [both(SwitchTime::Current), both(SwitchTime::Old)],
+        "encoded": (1..=10).map(|step| encoded(text, part, step)).collect::<Vec<_>>(),
+    })
+}
+
+/// What is encoded at a step of ten.
+fn encoded(text: &str, part: usize, step: usize) -> Value {
+    let (script, _) = Script::parse(text, A1111, 10);
+    let prompt: &Conjunction = script.parts[part].prompt_at(step);
+    let chunks = |encoder| -> Value {
+        let plan = prompt.plan(encoder, LongPrompt::Pad);
+        let chunks = plan.plans().flat_map(|plan| &plan.chunks);
+        chunks.map(|chunk| json!([chunk.ids.to_vec(), chunk.weights.to_vec()])).collect()
+    };
+    json!({
+        "text": prompt.source(),
+        "encoders": Encoder::BOTH.map(chunks),
+        "pooled_ids": prompt.pooled_ids().to_vec(),
     })
 }
 

@@ -12,6 +12,13 @@
 //! comment; `ftfy`, which replaces curly quotes and wide characters, and HTML entities, which
 //! `open_clip` resolves for the second encoder, are left alone; a weight that is no number is
 //! text, where A1111 stops with an error.
+//!
+//! The plans of texts stand alone. A1111 encodes all texts of a schedule as one batch: it fills
+//! the shorter ones up with empty chunks, and the mean that "Original" keeps is that of the batch.
+//! Of parts of unlike length it repeats the last vector of the shorter. `parity/check_a1111.py`
+//! shows that nothing else differs. Steps are counted from 1, as schedules are written; A1111's
+//! denoiser (`modules/sd_samplers_cfg_denoiser.py`) counts its calls from 0 and so changes one
+//! step later.
 
 mod attention;
 mod chunks;

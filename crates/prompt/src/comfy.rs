@@ -33,7 +33,11 @@ pub(crate) fn parse(text: &str) -> (Vec<Fragment>, Vec<Warning>) {
         let usual = if weight.is_nan() { 1.0 } else { weight.clamp(-WEIGHT_LIMIT, WEIGHT_LIMIT) };
         #[expect(clippy::float_cmp, reason = "whether it was changed")]
         if usual != weight && warnings.len() < MOST_WARNINGS {
-            warnings.push(Warning::WeightLimited { text: excerpt(&segment) });
+            let text = excerpt(&segment);
+            warnings.push(match weight.is_nan() {
+                true => Warning::WeightNoNumber { text },
+                false => Warning::WeightLimited { text },
+            });
         }
         for text in embeddings::take_out(&segment, &mut warnings) {
             fragments.push(Fragment { text, weight: usual });

@@ -13,7 +13,7 @@ use crate::warning::Warning;
 pub struct Description {
     /// The weighted pieces, of all prompts one after the other.
     pub fragments: Vec<Fragment>,
-    /// What `.and()` and `.blend()` join; empty where they join nothing.
+    /// What `.and()` and `.blend()` join or weight; empty where they do nothing.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub parts: Vec<PartDescription>,
     /// Networks that were asked for and that the text does not load.
@@ -72,8 +72,8 @@ impl Description {
                 dropped: plan.dropped(),
             }
         });
-        let joined = text.parts().iter().map(|part| part.blend.prompts.len()).sum::<usize>() > 1;
-        let parts = text.parts().iter().filter(|_| joined).map(PartDescription::new).collect();
+        let parts: Vec<_> = text.parts().iter().map(PartDescription::new).collect();
+        let parts = if is_plain(&parts) { Vec::new() } else { parts };
         Self {
             fragments: text.prompts().flat_map(Prompt::fragments).cloned().collect(),
             parts,
@@ -81,6 +81,17 @@ impl Description {
             encoders: encoders.to_vec(),
             warnings: warnings.iter().map(ToString::to_string).collect(),
         }
+    }
+}
+
+/// Whether there is one prompt, as it is.
+#[expect(clippy::float_cmp, reason = "any other number changes the features")]
+fn is_plain(parts: &[PartDescription]) -> bool {
+    match parts {
+        [PartDescription { weight, prompts }] => {
+            *weight == 1.0 && matches!(&**prompts, [alone] if alone.share == 1.0)
+        }
+        _ => false,
     }
 }
 

@@ -17,8 +17,9 @@
 //! Options and entries may hold lists and wildcards. White space before an option is left out,
 //! behind it stays. More options than there are is all of them, `0$$` is none. An option that
 //! draws nothing gets no separator. `__fruit__` means `food/fruit` where there is no `fruit`. An
-//! entry that stands twice counts once. A backslash makes text of `{`, `}` and `__`, and within a
-//! list of `|` and `$`; a backslash elsewhere is text. So is a `}` or `__` that has no partner.
+//! entry that stands twice counts once. A backslash makes text of `{`, `}`, `|` and `__`, and within
+//! a list of `$`, and two before one of them are one; a backslash elsewhere is text. So is a `}`
+//! or `__` that has no partner.
 //!
 //! Not here, each refused with what to write instead: variables (`${x=…}`), wrapping (`%{…}`),
 //! the samplers `@` and `!`, wildcards with variables or with a list in their name. Comments are
@@ -97,13 +98,19 @@ impl Dynamic {
     pub fn escape(text: &str) -> String {
         let mut escaped = String::with_capacity(text.len());
         let mut rest = text;
-        while let Some(place) = rest.find(['{', '}', '_']) {
+        while let Some(place) = rest.find(['{', '}', '|', '_']) {
             let (before, after) = rest.split_at(place);
             let length = if after.starts_with("__") { 2 } else { 1 };
             escaped.push_str(before);
-            if length == 2 || !after.starts_with('_') {
-                // Those that are there already would be halved.
-                let backslashes = before.len() - before.trim_end_matches('\\').len();
+            // Those that are there already would be halved.
+            let backslashes = before.len() - before.trim_end_matches('\\').len();
+            let is_syntax = match after.as_bytes()[0] {
+                b'_' => length == 2,
+                // Alone it means nothing outside of a list.
+                b'|' => backslashes > 0,
+                _ => true,
+            };
+            if is_syntax {
                 escaped.extend(std::iter::repeat_n('\\', backslashes + 1));
             }
             escaped.push_str(&after[..length]);

@@ -76,7 +76,7 @@ pub enum Error {
     },
 
     /// `__name__` for which there is no file.
-    #[error("{place}: there is no wildcard `{name}`")]
+    #[error("{place}: there is no wildcard `{}`", excerpt(name))]
     UnknownWildcard {
         /// The first `_`.
         place: Place,
@@ -145,6 +145,7 @@ impl Error {
             Self::NothingToDraw { .. } => "give one option a weight above 0".into(),
             Self::NotSupported { instead, .. } => (*instead).to_owned(),
             Self::UnknownWildcard { name, known, .. } if known.is_empty() => {
+                let name = excerpt(name);
                 format!(
                     "name a folder with a file `{name}.txt`, or write `\\__` for the characters"
                 )

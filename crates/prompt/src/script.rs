@@ -3,7 +3,7 @@
 use crate::a1111::{self, LoraTag};
 use crate::conjunction::Conjunction;
 use crate::prompt::Syntax;
-use crate::warning::Warning;
+use crate::warning::{self, Warning};
 
 /// What a request's text asks for in a run of so many steps.
 ///
@@ -90,7 +90,7 @@ impl Script {
         let Syntax::A1111 { .. } = syntax else { return Self::single(text, syntax, steps) };
         let (text, loras, mut warnings) = a1111::take_out(text);
         let (parts, unclear) = a1111::split(&text);
-        warnings.extend(unclear);
+        warning::add(&mut warnings, unclear);
         let parts = parts
             .into_iter()
             .map(|(text, weight)| Part::new(text, weight, syntax, steps, &mut warnings))
@@ -148,14 +148,10 @@ impl Part {
     ) -> Self {
         let steps = Steps { count: steps.count.max(1), ..steps };
         let (texts, unclear) = a1111::read_schedule(text, steps);
-        warnings.extend(unclear);
+        warning::add(warnings, unclear);
         let prompts = texts.into_iter().map(|(until, text)| {
             let (prompt, unclear) = Conjunction::parse(&text, syntax);
-            for warning in unclear {
-                if !warnings.contains(&warning) {
-                    warnings.push(warning);
-                }
-            }
+            warning::add(warnings, unclear);
             ScheduledPrompt { until, prompt }
         });
         let prompts = prompts.collect();

@@ -34,8 +34,13 @@ pub enum Warning {
         /// Why, and the way out.
         reason: &'static str,
     },
-    /// A weight too large to compute with was made smaller.
+    /// A weight too large to compute with, up or down, was made smaller.
     WeightLimited {
+        /// The words that have this weight.
+        text: String,
+    },
+    /// A weight that nothing can be computed with: `nan`, which a program reads as a number.
+    WeightNoNumber {
         /// The words that have this weight.
         text: String,
     },
@@ -73,6 +78,20 @@ pub(crate) const MOST_WARNINGS: usize = 8;
 /// Characters of the prompt that a warning shows at most.
 const MOST_CHARACTERS: usize = 60;
 
+/// Puts `new` behind `all`, each once and not too many of a kind.
+pub(crate) fn add(all: &mut Vec<Warning>, new: Vec<Warning>) {
+    for warning in new {
+        let kind = std::mem::discriminant(&warning);
+        let alike = all.iter().filter(|own| std::mem::discriminant(*own) == kind);
+        if alike.count() < MOST_WARNINGS && !all.contains(&warning) {
+            all.push(warning);
+        }
+    }
+}
+
+/// How a list is named in a warning.
+pub(crate) const LIST: &str = "{…|…}";
+
 /// The start of `text`, for a warning.
 pub(crate) fn excerpt(text: &str) -> String {
     match text.char_indices().nth(MOST_CHARACTERS) {
@@ -82,6 +101,14 @@ pub(crate) fn excerpt(text: &str) -> String {
 }
 
 impl Warning {
+    /// Whether it is about a list, `{a|b}`, that stays text.
+    ///
+    /// Where lists are drawn there is none left but those that were escaped, so this says nothing.
+    #[must_use]
+    pub fn is_about_list(&self) -> bool {
+        matches!(self, Self::KeptAsText { found, .. } if found == LIST)
+    }
+
     pub(crate) fn not_joined(operator: &str, reason: &str) -> Self {
         Self::NotJoined { found: format!("{operator}(…)"), reason: reason.to_owned() }
     }
@@ -97,7 +124,7 @@ impl Warning {
             | Self::Unread { found, .. }
             | Self::NeverSwitches { found, .. }
             | Self::WeightOfAll { found } => Some(found),
-            Self::WeightLimited { .. } => None,
+            Self::WeightLimited { .. } | Self::WeightNoNumber { .. } => None,
         }
     }
 
@@ -141,8 +168,11 @@ impl fmt::Display for Warning {
             Self::WeightLimited { text } => {
                 write!(
                     formatter,
-                    "the weight of `{text}` is above the limit of 1000000, which is used"
+                    "the weight of `{text}` is beyond 1000000, up or down, so that limit is used"
                 )
+            }
+            Self::WeightNoNumber { text } => {
+                write!(formatter, "the weight of `{text}` is `nan`, which is no number, so it is 1")
             }
             Self::Unbalanced { found, effect } => write!(formatter, "`{found}` {effect}"),
             Self::Unread { found, reason } => write!(formatter, "`{found}` stays text: {reason}"),

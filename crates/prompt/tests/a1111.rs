@@ -209,6 +209,16 @@ fn what_may_surprise_is_said() {
 }
 
 #[test]
+fn many_parts_have_no_more_warnings_than_one_reads() {
+    let parts: Vec<String> = (0..2000).map(|n| format!("(a{n} [b:c{n}:99] :1,{n}")).collect();
+    for text in [parts.join(" AND "), parts.join(" ")] {
+        let (script, warnings) = script(&text, 25);
+        assert!(script.parts.len() == 2000 || script.parts.len() == 1);
+        assert!((3..=24).contains(&warnings.len()), "{} warnings", warnings.len());
+    }
+}
+
+#[test]
 fn ordinary_prompts_get_no_warning() {
     for text in [
         "masterpiece, (best quality:1.4), ((solo)), [blurry], \\(artist\\)",

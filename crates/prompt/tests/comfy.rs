@@ -87,3 +87,21 @@ fn what_may_surprise_is_said() {
     }
     assert_eq!(Prompt::parse("a (b:1.2), \\(c\\) [d] {e}", Syntax::Comfy).1, []);
 }
+
+#[test]
+fn a_weight_that_is_no_number_is_one_and_said_to_be() {
+    for (text, weight, told) in [
+        ("(x:nan)", 1.0, "the weight of `x` is `nan`, which is no number, so it is 1"),
+        (
+            "(x:-inf)",
+            -1e6,
+            "the weight of `x` is beyond 1000000, up or down, so that limit is used",
+        ),
+        ("(x:1e9)", 1e6, "the weight of `x` is beyond 1000000, up or down, so that limit is used"),
+    ] {
+        let (prompt, warnings) = Prompt::parse(text, Syntax::Comfy);
+        assert!((prompt.fragments()[0].weight - weight).abs() < 1e-9, "{text}");
+        let warnings: Vec<String> = warnings.iter().map(ToString::to_string).collect();
+        assert_eq!(warnings, [told]);
+    }
+}

@@ -136,7 +136,7 @@ fn a_backslash_makes_text_of_the_notation() {
 
 #[test]
 fn backslashes_of_other_notations_stay() {
-    for text in [r"a \(b\), \\(c\\) \[d\] e\\ \_ \| \$ \", r"\(\)\"] {
+    for text in [r"a \(b\), \\(c\\) \[d\] e\\ \_ \$ \", r"\(\)\"] {
         assert_all(text, &[text]);
     }
     assert_all(r"{\(a\)}", &[r"\(a\)"]);
@@ -288,6 +288,26 @@ fn what_is_wrong_is_said_with_its_place_and_a_way_out() {
     assert!(hint.contains("`animals/cats`") && hint.contains(r"`\__`"), "{hint}");
     let hint = error_with("__x__", &Map::new()).hint();
     assert!(hint.contains("`x.txt`"), "{hint}");
+}
+
+#[test]
+fn a_message_is_short_however_long_a_name_is() {
+    let error = error_with(&format!("__{}__", "dog ".repeat(1000)), &Map::new());
+    for message in [error.to_string(), error.hint()] {
+        assert!(message.chars().count() < 300, "{message}");
+    }
+}
+
+#[test]
+fn an_escaped_bar_is_a_bar_inside_and_outside_of_lists() {
+    assert_all(r"a \| b", &["a | b"]);
+    assert_all(r"\{a\|b\}", &["{a|b}"]);
+    assert_all(r"{a\|b|c}", &["a|b", "c"]);
+    assert_all(r"a \\| b | c", &[r"a \| b | c"]);
+    for text in [r"a \| b", r"a \\| b", "a | b", r"\{a|b\}", r"[a\|b|c]"] {
+        assert_eq!(parse(&Dynamic::escape(text)).draw(0).unwrap(), text);
+    }
+    assert_eq!(Dynamic::escape("a | b"), "a | b");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use proptest::prelude::*;
 use unwrong_prompt::{
     CHUNK_TOKENS, Chunk, Conjunction, Description, END_OF_TEXT, EncodePlan, Encoder, LongPrompt,
-    PartPlan, Prompt, START_OF_TEXT, Syntax, Warning,
+    PartDescription, PartPlan, Prompt, START_OF_TEXT, Syntax, Warning,
 };
 
 fn parse(text: &str) -> Prompt {
@@ -391,6 +391,32 @@ fn a_description_tells_what_is_joined() -> Result<(), serde_json::Error> {
     let (text, _) = Conjunction::parse("a (b)++", Syntax::Compel);
     assert!(Description::new(&text, LongPrompt::Pad, &[]).parts.is_empty(), "nothing is joined");
     Ok(())
+}
+
+#[test]
+fn a_description_has_the_weights_of_parts_and_the_shares_of_blends() {
+    let numbers = |text: &str| -> Vec<(f64, Vec<f64>)> {
+        let (text, _) = Conjunction::parse(text, Syntax::Compel);
+        let described = Description::new(&text, LongPrompt::Pad, &[]);
+        let shares = |part: &PartDescription| part.prompts.iter().map(|own| own.share).collect();
+        described.parts.iter().map(|part| (part.weight, shares(part))).collect()
+    };
+    let two = [(1.0, vec![1.0]), (0.5, vec![1.0])];
+    assert_eq!(numbers("(\"a\", \"b\").and(1, 0.5)"), two);
+    assert_eq!(numbers("(\"a\").and(0.5)"), [(0.5, vec![1.0])]);
+    assert_eq!(numbers("(\"a\").blend(2, no_normalize)"), [(1.0, vec![2.0])]);
+    assert_eq!(numbers("(\"a\", \"b\").blend(3, 1, no_normalize)"), [(1.0, vec![3.0, 1.0])]);
+    assert!(numbers("(\"a\").and()").is_empty() && numbers("(\"a\").blend(2)").is_empty());
+}
+
+#[test]
+fn brackets_with_a_backslash_are_no_syntax_of_other_programs() {
+    for text in [r"\{a|b\}", r"\{a\|b\}", r"\[a cat\]"] {
+        assert_eq!(warnings(text), [""; 0], "{text}");
+    }
+    let (_, warnings) = Conjunction::parse("{a|b} \\} [a]", Syntax::Compel);
+    let of_lists: Vec<bool> = warnings.iter().map(Warning::is_about_list).collect();
+    assert_eq!(of_lists, [false, true]);
 }
 
 #[test]

@@ -233,6 +233,7 @@ fn an_underscore_between_words_is_kept() {
 #[test]
 fn digits_are_tokens_of_their_own_with_or_without_spaces() {
     assert_eq!(ids("1233"), ids("12 33"));
+    assert_eq!(ids("1233"), ids("1 2 3 3"));
     assert_eq!(ids("1233").len(), 4);
 }
 

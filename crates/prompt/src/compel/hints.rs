@@ -7,7 +7,7 @@ use super::flat::Flat;
 use super::join::{Kind, Refusal};
 use super::reader::Event;
 use crate::conjunction::LoraWeight;
-use crate::warning::{MOST_WARNINGS, Warning, excerpt};
+use crate::warning::{LIST, MOST_WARNINGS, Warning, excerpt};
 
 /// Starts of extra networks as other programs write them.
 const NETWORKS: [&str; 3] = ["<lora:", "<lyco:", "<hypernet:"];
@@ -161,7 +161,7 @@ fn known_syntax(text: &str) -> Vec<Warning> {
         ));
     }
     if encloses(text, '{', '}', Some('|')) {
-        found.push(("{…|…}".to_owned(), "a list of words; `--dynamic` draws from it"));
+        found.push((LIST.to_owned(), "a list of words; `--dynamic` draws from it"));
     }
     found.into_iter().map(|(found, meaning)| Warning::KeptAsText { found, meaning }).collect()
 }
@@ -188,9 +188,11 @@ fn has_colon_weight(text: &str) -> bool {
     })
 }
 
-/// Whether `open` is followed by `close`, with `between` in between if that is asked for.
+/// Whether `open` is followed by `close`, with `between` in between if that is asked for, and
+/// neither with a backslash.
 fn encloses(text: &str, open: char, close: char, between: Option<char>) -> bool {
-    let Some(start) = text.find(open) else { return false };
-    let Some(end) = text.rfind(close) else { return false };
+    let bare = |&(place, _): &(usize, &str)| !text[..place].ends_with('\\');
+    let Some((start, _)) = text.match_indices(open).find(bare) else { return false };
+    let Some((end, _)) = text.rmatch_indices(close).find(bare) else { return false };
     start < end && between.is_none_or(|between| text[start..end].contains(between))
 }

@@ -213,8 +213,8 @@ impl<'a> Reader<'a> {
         let after = rest.trim_start_matches('\\');
         let backslashes = rest.len() - after.len();
         let escaped = match after.as_bytes().first() {
-            Some(b'{' | b'}') => 1,
-            Some(b'|' | b'$') if !self.open.is_empty() => 1,
+            Some(b'{' | b'}' | b'|') => 1,
+            Some(b'$') if !self.open.is_empty() => 1,
             Some(b'_') if after.starts_with("__") => 2,
             _ => return self.take_text(backslashes),
         };
