@@ -16,8 +16,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use unwrong::lora::{Dialect, Dtype};
 use unwrong::picture::Quality;
 use unwrong::request::{
-    Crop, GenerateRequest, LongPrompt, LoraRequest, NoiseKind, SchedulerName, Size, Syntax, WRONG,
-    Weights,
+    Crop, EmbeddingRequest, GenerateRequest, LongPrompt, LoraRequest, NoiseKind, SchedulerName,
+    Size, Syntax, WRONG, Weights,
 };
 use unwrong::wrongs::WEIGHT;
 
@@ -221,6 +221,15 @@ pub(crate) struct ModelArgs {
     /// The folder of the LoRA files that a prompt names with `<lora:name:1>`.
     #[arg(long, value_name = "DIR")]
     pub(crate) lora_dir: Option<String>,
+    /// A textual inversion and the word that stands for it in prompts (ComfyUI's syntax:
+    /// `embedding:WORD`); may be given several times [default word: the file's name without its
+    /// ending].
+    #[arg(long = "embedding", value_name = "PATH[:WORD]")]
+    pub(crate) embeddings: Vec<EmbeddingRequest>,
+    /// The folder of the textual inversions that prompts name: `name` or `<name>`, and
+    /// `embedding:name` in ComfyUI's syntax.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) embedding_dir: Option<String>,
     /// What computes.
     #[arg(long, value_name = "DEVICE", default_value = "cpu")]
     pub(crate) device: Device,
@@ -337,6 +346,12 @@ pub(crate) struct TokensArgs {
     /// Beyond 75 tokens: pad (more chunks), truncate.
     #[arg(long, value_name = "NAME", default_value_t)]
     pub(crate) long_prompt: LongPrompt,
+    /// A textual inversion and the word that stands for it; may be given several times.
+    #[arg(long = "embedding", value_name = "PATH[:WORD]")]
+    pub(crate) embeddings: Vec<EmbeddingRequest>,
+    /// The folder of the textual inversions that the prompt names.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) embedding_dir: Option<String>,
     /// One JSON object on standard output.
     #[arg(long)]
     pub(crate) json: bool,
@@ -568,9 +583,12 @@ impl BenchArgs {
 
 impl ModelArgs {
     fn over(&self, mut request: GenerateRequest) -> GenerateRequest {
-        overwrite!(request, self => model, refiner, vae, wrong_lora, lora_dir;);
+        overwrite!(request, self => model, refiner, vae, wrong_lora, lora_dir, embedding_dir;);
         if !self.loras.is_empty() {
             request.loras.clone_from(&self.loras);
+        }
+        if !self.embeddings.is_empty() {
+            request.embeddings.clone_from(&self.embeddings);
         }
         if let Some(scale) = self.wrong {
             request.wrong = Some(scale.unwrap_or(1.0));

@@ -4,9 +4,10 @@ use std::fmt::Write as _;
 
 use anstyle::{AnsiColor, Style};
 use anyhow::Result;
+use unwrong::{GenerateRequest, embeddings};
 use unwrong_prompt::{
-    Conjunction, Description, Encoder, EncoderDescription, LoraTag, ScheduledPrompt, Script,
-    Tokenizer,
+    AddedWords, Conjunction, Description, Encoder, EncoderDescription, LoraTag, ScheduledPrompt,
+    Script, Tokenizer,
 };
 
 use crate::args::TokensArgs;
@@ -14,9 +15,19 @@ use crate::printer;
 
 /// Prints fragments with their weights, and the chunks of both encoders.
 pub(crate) fn run(arguments: &TokensArgs) -> Result<()> {
-    unwrong::GenerateRequest::new(arguments.prompt.as_str()).check()?;
-    let syntax = arguments.syntax.into();
-    let (script, warnings) = Script::parse(&arguments.prompt, syntax, arguments.steps as usize);
+    let request = GenerateRequest {
+        syntax: Some(arguments.syntax),
+        embeddings: arguments.embeddings.clone(),
+        embedding_dir: arguments.embedding_dir.clone(),
+        ..GenerateRequest::new(arguments.prompt.as_str())
+    };
+    let steps = arguments.steps as usize;
+    let (language, left_out) = embeddings::language(&request, steps)?;
+    for sentence in left_out {
+        printer::note(&format!("warning: {sentence}"));
+    }
+    let added = language.added.clone();
+    let (script, warnings) = Script::parse(&arguments.prompt, language, steps);
     for warning in &warnings {
         printer::note(&format!("warning: {warning}"));
     }
@@ -33,7 +44,7 @@ pub(crate) fn run(arguments: &TokensArgs) -> Result<()> {
         if arguments.json {
             return printer::data(&serde_json::to_string(&description)?);
         }
-        return printer::styled(table(&description).trim_end());
+        return printer::styled(table(&description, &added).trim_end());
     }
     if arguments.json {
         return printer::data(&json(&script, describe).to_string());
@@ -43,7 +54,7 @@ pub(crate) fn run(arguments: &TokensArgs) -> Result<()> {
     for part in &script.parts {
         let mut first = 1;
         for ScheduledPrompt { until, prompt } in &part.prompts {
-            let (weight, table) = (part.weight, table(&describe(prompt)));
+            let (weight, table) = (part.weight, table(&describe(prompt), &added));
             writeln!(tables, "{bold}steps {first} to {until}, weight {weight}{bold:#}\n{table}")
                 .expect("a String takes every write");
             first = until + 1;
@@ -64,7 +75,7 @@ fn json(script: &Script, describe: impl Fn(&Conjunction) -> Description) -> serd
 }
 
 /// For people: weights beside their text, ids beside their words, padding left out.
-fn table(description: &Description) -> String {
+fn table(description: &Description, added: &AddedWords) -> String {
     let mut table = String::from("weight  text\n");
     for fragment in &description.fragments {
         let weight = format!("{:.4}", fragment.weight);
@@ -74,13 +85,18 @@ fn table(description: &Description) -> String {
         writeln!(table, "{style}{weight:<6}  {text}{style:#}").expect("a String takes every write");
     }
     for (encoder, described) in Encoder::BOTH.into_iter().zip(&description.encoders) {
-        push_chunks(encoder, described, &mut table);
+        push_chunks(encoder, described, added, &mut table);
     }
     table
 }
 
 /// A headline for every chunk, and its words, each with its id.
-fn push_chunks(encoder: Encoder, described: &EncoderDescription, table: &mut String) {
+fn push_chunks(
+    encoder: Encoder,
+    described: &EncoderDescription,
+    added: &AddedWords,
+    table: &mut String,
+) {
     let name = match encoder {
         Encoder::ClipL => "text_encoder",
         Encoder::BigG => "text_encoder_2",
@@ -93,7 +109,11 @@ fn push_chunks(encoder: Encoder, described: &EncoderDescription, table: &mut Str
             .iter()
             .zip(&weights[1..])
             .take(text_tokens)
-            .map(|(id, weight)| word(encoder, *id, f64::from(*weight)))
+            .map(|(id, weight)| {
+                let own = added.token(*id);
+                let text = own.unwrap_or_else(|| Tokenizer::new(encoder).decode(&[*id]));
+                word(*id, &text, f64::from(*weight))
+            })
             .collect();
         let words = words.join("  ");
         write!(
@@ -110,10 +130,10 @@ fn push_chunks(encoder: Encoder, described: &EncoderDescription, table: &mut Str
     }
 }
 
-fn word(encoder: Encoder, id: u32, weight: f64) -> String {
+fn word(id: u32, text: &str, weight: f64) -> String {
     let style = style_of(weight);
     let dimmed = Style::new().dimmed();
-    let text = printer::visible(&Tokenizer::new(encoder).decode(&[id]));
+    let text = printer::visible(text);
     format!("{dimmed}{id}{dimmed:#} {style}{text}{style:#}")
 }
 
