@@ -20,7 +20,7 @@ from diffusers import StableDiffusionXLImg2ImgPipeline, StableDiffusionXLPipelin
 from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
-from stages import conditioning, keys, lora, networks, noise, picture, schedules, tokens, training
+from stages import conditioning, embeddings, keys, lora, networks, noise, picture, schedules, tokens, training
 from stages.golden import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -75,6 +75,7 @@ def main():
     stages = {
         "tokens": lambda: tokens.write(base, out),
         "conditioning": lambda: conditioning.write(base, out),
+        "embeddings": lambda: embeddings.write(arguments.model, out),
         "noise": lambda: noise.write(out),
         "schedules": lambda: schedules.write(base, refiner, out),
         "unet": lambda: (

@@ -168,7 +168,7 @@ def chunks(provider, parts):
     )
 
 
-def refiner_compel(pipe):
+def refiner_compel(pipe, textual_inversion_manager=None):
     """The refiner's compel: the second encoder alone, as the 2023 notebooks build it."""
     return Compel(
         tokenizer=pipe.tokenizer_2,
@@ -176,6 +176,7 @@ def refiner_compel(pipe):
         returned_embeddings_type=ReturnedEmbeddingsType.PENULTIMATE_HIDDEN_STATES_NON_NORMALIZED,
         requires_pooled=True,
         truncate_long_prompts=False,
+        textual_inversion_manager=textual_inversion_manager,
     )
 
 

@@ -16,8 +16,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use unwrong::lora::{Dialect, Dtype};
 use unwrong::picture::Quality;
 use unwrong::request::{
-    Crop, GenerateRequest, LongPrompt, LoraRequest, NoiseKind, SchedulerName, Size, Syntax, WRONG,
-    Weights,
+    Crop, EmbeddingRequest, GenerateRequest, LongPrompt, LoraRequest, NoiseKind, SchedulerName,
+    Size, Syntax, WRONG, Weights,
 };
 use unwrong::wrongs::WEIGHT;
 
@@ -140,6 +140,13 @@ pub(crate) struct DynamicArgs {
     pub(crate) wildcards: Option<PathBuf>,
 }
 
+impl DynamicArgs {
+    /// Whether lists are drawn from.
+    pub(crate) fn is_asked(&self) -> bool {
+        self.dynamic || self.wildcards.is_some()
+    }
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct CompareArgs {
     /// What the pictures show; `word++` and `(some words)1.3` weigh more, `word-` less.
@@ -228,6 +235,15 @@ pub(crate) struct ModelArgs {
     /// The folder of the LoRA files that a prompt names with `<lora:name:1>`.
     #[arg(long, value_name = "DIR")]
     pub(crate) lora_dir: Option<String>,
+    /// A textual inversion and the word that stands for it in prompts (ComfyUI's syntax:
+    /// `embedding:WORD`); may be given several times [default word: the file's name without its
+    /// ending].
+    #[arg(long = "embedding", value_name = "PATH[:WORD]")]
+    pub(crate) embeddings: Vec<EmbeddingRequest>,
+    /// The folder of the textual inversions that prompts name: `name` or `<name>`, and
+    /// `embedding:name` in ComfyUI's syntax.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) embedding_dir: Option<String>,
     /// What computes.
     #[arg(long, value_name = "DEVICE", default_value = "cpu")]
     pub(crate) device: Device,
@@ -347,6 +363,12 @@ pub(crate) struct TokensArgs {
     /// The seed that draws from lists.
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = number::<u64>(SEED))]
     pub(crate) seed: u64,
+    /// A textual inversion and the word that stands for it; may be given several times.
+    #[arg(long = "embedding", value_name = "PATH[:WORD]")]
+    pub(crate) embeddings: Vec<EmbeddingRequest>,
+    /// The folder of the textual inversions that the prompt names.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) embedding_dir: Option<String>,
     /// One JSON object on standard output.
     #[arg(long)]
     pub(crate) json: bool,
@@ -582,9 +604,12 @@ impl BenchArgs {
 
 impl ModelArgs {
     fn over(&self, mut request: GenerateRequest) -> GenerateRequest {
-        overwrite!(request, self => model, refiner, vae, wrong_lora, lora_dir;);
+        overwrite!(request, self => model, refiner, vae, wrong_lora, lora_dir, embedding_dir;);
         if !self.loras.is_empty() {
             request.loras.clone_from(&self.loras);
+        }
+        if !self.embeddings.is_empty() {
+            request.embeddings.clone_from(&self.embeddings);
         }
         if let Some(scale) = self.wrong {
             request.wrong = Some(scale.unwrap_or(1.0));

@@ -57,6 +57,16 @@ impl Source {
                 lora.path = self.find("LoRA", "--lora", &lora.path)?;
             }
         }
+        if given.embeddings.is_empty() {
+            for own in &mut request.embeddings {
+                let in_folder =
+                    given.embedding_dir.as_ref().map(|dir| Path::new(dir).join(&own.path));
+                own.path = match in_folder.filter(|path| path.is_file()) {
+                    Some(path) => path.to_string_lossy().into_owned(),
+                    None => self.find("textual inversion", "--embedding", &own.path)?,
+                };
+            }
+        }
         Ok(())
     }
 
@@ -104,6 +114,11 @@ impl Source {
         if given.loras.is_empty() && given.wrong_lora.is_none() {
             let loras = then.loras.iter().zip(&now.loras);
             let changed = loras.filter(|(then, now)| then.sha256 != now.sha256);
+            names.extend(changed.map(|(then, _)| then.name.as_str()));
+        }
+        if given.embeddings.is_empty() {
+            let pairs = then.embeddings.iter().zip(&now.embeddings);
+            let changed = pairs.filter(|(then, now)| then.sha256 != now.sha256);
             names.extend(changed.map(|(then, _)| then.name.as_str()));
         }
         for name in names {

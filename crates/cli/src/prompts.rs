@@ -21,13 +21,12 @@ pub(crate) struct Templates {
 impl Templates {
     /// Reads the lists of a request's prompts, if that is asked for.
     pub(crate) fn read(request: &GenerateRequest, arguments: &DynamicArgs) -> Result<Self> {
-        let DynamicArgs { dynamic, wildcards } = arguments;
-        let folder = wildcards.as_deref().map(WildcardFolder::open).transpose()?;
+        let wildcards = arguments.wildcards.as_deref();
+        let folder = wildcards.map(WildcardFolder::open).transpose()?;
         let none = BTreeMap::new();
         let wildcards: &dyn Wildcards = folder.as_ref().map_or(&none, |folder| folder);
-        let is_asked = *dynamic || folder.is_some();
         let read = |text: Option<&String>| {
-            let text = text.filter(|_| is_asked);
+            let text = text.filter(|_| arguments.is_asked());
             text.map(|text| Dynamic::parse(text, wildcards).map_err(|error| in_our_words(&error)))
                 .transpose()
         };

@@ -4,10 +4,10 @@ use std::fmt::Write as _;
 
 use anstyle::{AnsiColor, Style};
 use anyhow::Result;
-use unwrong::GenerateRequest;
+use unwrong::{GenerateRequest, embeddings};
 use unwrong_prompt::{
-    Conjunction, Description, Encoder, EncoderDescription, Fragment, LoraTag, ScheduledPrompt,
-    Script, Tokenizer,
+    AddedWords, Conjunction, Description, Encoder, EncoderDescription, Fragment, LoraTag,
+    ScheduledPrompt, Script, Tokenizer,
 };
 
 use crate::args::TokensArgs;
@@ -17,13 +17,29 @@ use crate::prompts::Templates;
 /// Prints fragments with their weights, and the chunks of both encoders.
 pub(crate) fn run(arguments: &TokensArgs) -> Result<()> {
     let TokensArgs { prompt, seed, dynamic, steps, syntax, .. } = arguments;
-    let request = GenerateRequest { seed: Some(*seed), ..GenerateRequest::new(prompt.as_str()) };
+    let steps = *steps as usize;
+    let request = GenerateRequest {
+        seed: Some(*seed),
+        syntax: Some(*syntax),
+        embeddings: arguments.embeddings.clone(),
+        embedding_dir: arguments.embedding_dir.clone(),
+        ..GenerateRequest::new(prompt.as_str())
+    };
     request.check()?;
-    let prompt = Templates::read(&request, dynamic)?.draw(request)?.prompt;
-    if prompt != arguments.prompt {
-        printer::note(&format!("drawn: {}", printer::visible(&prompt)));
+    let request = Templates::read(&request, dynamic)?.draw(request)?;
+    if request.prompt != *prompt {
+        printer::note(&format!("drawn: {}", printer::visible(&request.prompt)));
     }
-    let (script, warnings) = Script::parse(&prompt, (*syntax).into(), *steps as usize);
+    let (language, left_out) = embeddings::language(&request, steps)?;
+    for sentence in left_out {
+        printer::note(&format!("warning: {sentence}"));
+    }
+    let added = language.added.clone();
+    let (script, mut warnings) = Script::parse(&request.prompt, language, steps);
+    if dynamic.is_asked() {
+        // All are drawn but those that were escaped.
+        warnings.retain(|warning| !warning.is_about_list());
+    }
     for warning in &warnings {
         printer::note(&format!("warning: {warning}"));
     }
@@ -40,7 +56,7 @@ pub(crate) fn run(arguments: &TokensArgs) -> Result<()> {
         if arguments.json {
             return printer::data(&serde_json::to_string(&description)?);
         }
-        return printer::styled(table(&description).trim_end());
+        return printer::styled(table(&description, &added).trim_end());
     }
     if arguments.json {
         return printer::data(&json(&script, describe).to_string());
@@ -50,7 +66,7 @@ pub(crate) fn run(arguments: &TokensArgs) -> Result<()> {
     for part in &script.parts {
         let mut first = 1;
         for ScheduledPrompt { until, prompt } in &part.prompts {
-            let (weight, table) = (part.weight, table(&describe(prompt)));
+            let (weight, table) = (part.weight, table(&describe(prompt), &added));
             writeln!(tables, "{bold}steps {first} to {until}, weight {weight}{bold:#}\n{table}")
                 .expect("a String takes every write");
             first = until + 1;
@@ -71,7 +87,7 @@ fn json(script: &Script, describe: impl Fn(&Conjunction) -> Description) -> serd
 }
 
 /// For people: weights beside their text, ids beside their words, padding left out.
-fn table(description: &Description) -> String {
+fn table(description: &Description, added: &AddedWords) -> String {
     let mut table = String::from("weight  text\n");
     if description.parts.is_empty() {
         push_fragments(&description.fragments, &mut table);
@@ -89,7 +105,7 @@ fn table(description: &Description) -> String {
         }
     }
     for (encoder, described) in Encoder::BOTH.into_iter().zip(&description.encoders) {
-        push_chunks(encoder, described, &mut table);
+        push_chunks(encoder, described, added, &mut table);
     }
     table
 }
@@ -109,7 +125,12 @@ fn number(weight: f64) -> String {
 }
 
 /// A headline for every chunk, and its words, each with its id.
-fn push_chunks(encoder: Encoder, described: &EncoderDescription, table: &mut String) {
+fn push_chunks(
+    encoder: Encoder,
+    described: &EncoderDescription,
+    added: &AddedWords,
+    table: &mut String,
+) {
     let name = match encoder {
         Encoder::ClipL => "text_encoder",
         Encoder::BigG => "text_encoder_2",
@@ -122,7 +143,11 @@ fn push_chunks(encoder: Encoder, described: &EncoderDescription, table: &mut Str
             .iter()
             .zip(&weights[1..])
             .take(text_tokens)
-            .map(|(id, weight)| word(encoder, *id, f64::from(*weight)))
+            .map(|(id, weight)| {
+                let own = added.token(*id);
+                let text = own.unwrap_or_else(|| Tokenizer::new(encoder).decode(&[*id]));
+                word(*id, &text, f64::from(*weight))
+            })
             .collect();
         let words = words.join("  ");
         write!(
@@ -139,10 +164,10 @@ fn push_chunks(encoder: Encoder, described: &EncoderDescription, table: &mut Str
     }
 }
 
-fn word(encoder: Encoder, id: u32, weight: f64) -> String {
+fn word(id: u32, text: &str, weight: f64) -> String {
     let style = style_of(weight);
     let dimmed = Style::new().dimmed();
-    let text = printer::visible(&Tokenizer::new(encoder).decode(&[id]));
+    let text = printer::visible(text);
     format!("{dimmed}{id}{dimmed:#} {style}{text}{style:#}")
 }
 

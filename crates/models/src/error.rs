@@ -284,6 +284,12 @@ impl Error {
                 "check the path; a LoRA's scale is a number after a colon: `FILE:0.8`".to_owned(),
             ),
             Self::NotFound { .. } => Some("check the path".to_owned()),
+            Self::TextualInversion { reason, .. } if reason.ends_with("it is a LoRA") => {
+                Some("give it with `--lora`".to_owned())
+            }
+            Self::TextualInversion { .. } => {
+                Some("take one for SDXL: a .safetensors file with `clip_l` and `clip_g`".to_owned())
+            }
             Self::Truncated { .. } => Some("download or copy the file again".to_owned()),
             Self::WeightDtype { .. } => Some("use a file in f16, bf16 or f32".to_owned()),
             Self::MissingWeight { .. } => {

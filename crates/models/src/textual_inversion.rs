@@ -25,6 +25,16 @@ impl TextualInversion {
         Self::read(&SafetensorsFile::open(path)?, widths)
     }
 
+    /// How many tokens the word of a file stands for, whatever the model is.
+    pub fn tokens_in(path: &Path) -> Result<usize> {
+        let file = SafetensorsFile::open(path)?;
+        let width = |key, usual| match file.shape(key) {
+            Some([_, width]) => *width,
+            _ => usual,
+        };
+        Ok(Self::read(&file, [width("clip_l", 768), width("clip_g", 1280)])?.tokens())
+    }
+
     /// How many tokens the word stands for.
     #[must_use]
     pub fn tokens(&self) -> usize {

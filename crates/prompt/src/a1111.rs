@@ -8,7 +8,7 @@
 //! Reference: A1111 1.10.1, `modules/extra_networks.py`, `prompt_parser.py`, `sd_emphasis.py`
 //! and `sd_hijack_clip.py`, compared in `tests/a1111.rs`.
 //!
-//! Not as there: embeddings (textual inversion) and hypernetworks are not known; `#` starts no
+//! Not as there: hypernetworks are not known; `#` starts no
 //! comment; `ftfy`, which replaces curly quotes and wide characters, and HTML entities, which
 //! `open_clip` resolves for the second encoder, are left alone; a weight that is no number is
 //! text, where A1111 stops with an error.

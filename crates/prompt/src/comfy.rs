@@ -13,6 +13,7 @@ mod reader;
 
 pub(crate) use chunks::chunks;
 
+use crate::added::AddedWords;
 use crate::prompt::{Fragment, WEIGHT_LIMIT};
 use crate::warning::{MOST_WARNINGS, Warning, excerpt};
 
@@ -20,7 +21,7 @@ use crate::warning::{MOST_WARNINGS, Warning, excerpt};
 const ESCAPES: [(&str, &str, &str); 2] = [("\\)", "\0\u{1}", ")"), ("\\(", "\0\u{2}", "(")];
 
 /// The fragments of `text`, one at least.
-pub(crate) fn parse(text: &str) -> (Vec<Fragment>, Vec<Warning>) {
+pub(crate) fn parse(text: &str, added: &AddedWords) -> (Vec<Fragment>, Vec<Warning>) {
     let escaped = ESCAPES
         .iter()
         .fold(text.to_owned(), |text, (written, stands, _)| text.replace(written, stands));
@@ -39,7 +40,7 @@ pub(crate) fn parse(text: &str) -> (Vec<Fragment>, Vec<Warning>) {
                 false => Warning::WeightLimited { text },
             });
         }
-        for text in embeddings::take_out(&segment, &mut warnings) {
+        for text in embeddings::cut(&segment, added, &mut warnings) {
             fragments.push(Fragment { text, weight: usual });
         }
     }

@@ -9,6 +9,7 @@ use std::fmt;
 
 use serde::Serialize;
 
+use crate::added::Language;
 use crate::compel;
 use crate::conjunction_plan::ConjunctionPlan;
 use crate::encoder::{CHUNK_TOKENS, Encoder};
@@ -32,7 +33,7 @@ use crate::warning::Warning;
 #[derive(Clone, Debug)]
 pub struct Conjunction {
     source: String,
-    syntax: Syntax,
+    language: Language,
     parts: Vec<Part>,
     loras: Vec<LoraWeight>,
 }
@@ -79,15 +80,19 @@ impl Conjunction {
     /// Reads `text`. As with [`Prompt::parse`], there is no wrong text: what cannot be joined
     /// stays text, and a warning says why.
     #[must_use]
-    pub fn parse(text: &str, syntax: Syntax) -> (Self, Vec<Warning>) {
-        let (reading, warnings) = if syntax == Syntax::Compel {
+    pub fn parse(text: &str, language: impl Into<Language>) -> (Self, Vec<Warning>) {
+        let language = language.into();
+        let (reading, warnings) = if language.syntax == Syntax::Compel {
             compel::parse_conjunction(text)
         } else {
-            let (prompt, warnings) = Prompt::parse(text, syntax);
+            let (prompt, warnings) = Prompt::parse(text, language.clone());
             (compel::Reading::one(prompt), warnings)
         };
-        let compel::Reading { parts, loras } = reading;
-        (Self { source: text.to_owned(), syntax, parts, loras }, warnings)
+        let compel::Reading { mut parts, loras } = reading;
+        for blended in parts.iter_mut().flat_map(|part| &mut part.blend.prompts) {
+            blended.prompt.set_language(&language);
+        }
+        (Self { source: text.to_owned(), language, parts, loras }, warnings)
     }
 
     /// What the user wrote.
@@ -126,9 +131,9 @@ impl Conjunction {
     /// (It fails for a weighted `.and()` before it gets there; this is what it would give.)
     #[must_use]
     pub fn pooled_ids(&self) -> [u32; CHUNK_TOKENS] {
-        match (self.syntax, self.prompts().next()) {
+        match (self.language.syntax, self.prompts().next()) {
             (Syntax::A1111 { .. } | Syntax::Comfy, Some(prompt)) => prompt.pooled_ids(),
-            _ => pooled_ids(&self.source),
+            _ => pooled_ids(&self.source, &self.language.added),
         }
     }
 }
@@ -154,7 +159,7 @@ impl Blend {
 /// Two texts are equal when they say the same, however it was written.
 impl PartialEq for Conjunction {
     fn eq(&self, other: &Self) -> bool {
-        self.syntax == other.syntax && self.parts == other.parts && self.loras == other.loras
+        self.language == other.language && self.parts == other.parts && self.loras == other.loras
     }
 }
 
@@ -162,9 +167,9 @@ impl fmt::Display for Conjunction {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let swaps = self.prompts().any(|prompt| prompt.edited().is_some());
         // Swaps and networks are printed as they were written, with options and places.
-        if self.syntax == Syntax::Compel && !swaps && self.loras.is_empty() {
+        if self.language.syntax == Syntax::Compel && !swaps && self.loras.is_empty() {
             let tidy = compel::print_conjunction(&self.parts);
-            if Self::parse(&tidy, self.syntax).0.parts == self.parts {
+            if Self::parse(&tidy, self.language.clone()).0.parts == self.parts {
                 return formatter.write_str(&tidy);
             }
         }

@@ -4,10 +4,10 @@
 //! `build_conditioning_tensor_for_conjunction` and `_get_conditioning_for_blend`, and
 //! `embeddings_provider.py`, `apply_embedding_weights`.
 
+use crate::added::Language;
 use crate::conjunction::Part;
 use crate::encoder::Encoder;
 use crate::plan::{EncodePlan, LongPrompt};
-use crate::prompt::Syntax;
 
 /// How to compute the per-token features of a text with one encoder.
 ///
@@ -94,7 +94,8 @@ impl ConjunctionPlan {
     pub fn pad_to(&mut self, chunks: usize) {
         let missing = chunks.saturating_sub(self.chunks());
         if missing > 0 {
-            let mut plan = EncodePlan::new(&[], Syntax::Plain, self.encoder, LongPrompt::Pad);
+            let mut plan =
+                EncodePlan::new(&[], &Language::default(), self.encoder, LongPrompt::Pad);
             plan.pad_to(missing);
             let prompts = vec![SharedPlan { share: 1.0, plan }];
             self.parts.push(PartPlan { weight: 1.0, prompts });

@@ -6,6 +6,8 @@ pub const CHUNK_TOKENS: usize = 77;
 pub const START_OF_TEXT: u32 = 49_406;
 /// `<|endoftext|>`, the token after the text.
 pub const END_OF_TEXT: u32 = 49_407;
+/// The first id after the vocabulary: what [`crate::AddedWords`] stand for begins here.
+pub const FIRST_ADDED: u32 = 49_408;
 
 /// One of SDXL's two text encoders.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

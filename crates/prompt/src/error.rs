@@ -1,4 +1,4 @@
-//! What can be wrong with the lists and wildcards of a prompt.
+//! What can be wrong with the lists, wildcards and added words of a prompt.
 
 use std::fmt;
 
@@ -39,7 +39,7 @@ impl fmt::Display for Place {
     }
 }
 
-/// What can be wrong with the lists and wildcards of a prompt.
+/// What can be wrong with the lists, wildcards and added words of a prompt.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -48,6 +48,24 @@ pub enum Error {
     ListNotClosed {
         /// The `{`.
         place: Place,
+    },
+
+    /// A word for a textual inversion that no text could hold, or every text would.
+    #[error("the word `{word}` {problem}")]
+    AddedWord {
+        /// The word.
+        word: String,
+        /// What is wrong with it, with its verb.
+        problem: &'static str,
+    },
+
+    /// Two words for textual inversions that are one, as case does not count.
+    #[error("the words `{word}` and `{other}` are the same word")]
+    AddedTwice {
+        /// The second.
+        word: String,
+        /// The first.
+        other: String,
     },
 
     /// A weight that is no number from 0 to a million.
@@ -138,6 +156,10 @@ impl Error {
     #[must_use]
     pub fn hint(&self) -> String {
         match self {
+            Self::AddedWord { .. } => {
+                "give another word for the file: letters, digits, `<`, `>`, `-` and `_`".into()
+            }
+            Self::AddedTwice { .. } => "give one of the files another word".into(),
             Self::ListNotClosed { .. } => {
                 "close it with `}`, or write `\\{` for the character".into()
             }

@@ -19,11 +19,14 @@
 //! Text in A1111's syntax may also name LoRAs, have several parts, and change from step to
 //! step: a [`Script`] holds these, and a [`Prompt`] for each part and span of steps.
 //!
+//! Words may stand for vectors of their own, textual inversions: a [`Language`] knows these.
+//!
 //! Syntax, ids and formulas follow compel 2.5.1 (`CompelForSDXL`) and transformers 5.24, or
 //! A1111 1.10.1, or ComfyUI at a125cd8; every stage is compared with them in `tests/`, and the
 //! first also by `parity/check_plan.py`.
 
 mod a1111;
+mod added;
 mod comfy;
 mod compel;
 mod conjunction;
@@ -40,11 +43,12 @@ mod tokenizer;
 mod warning;
 
 pub use a1111::{Emphasis, LoraTag};
+pub use added::{AddedWords, Language};
 pub use conjunction::{Blend, Blended, Conjunction, LoraWeight, Part as ConjunctionPart};
 pub use conjunction_plan::{ConjunctionPlan, PartPlan, SharedPlan};
 pub use description::{Description, EncoderDescription, PartDescription, PromptDescription};
 pub use dynamic::{Dynamic, Wildcards};
-pub use encoder::{CHUNK_TOKENS, END_OF_TEXT, Encoder, START_OF_TEXT};
+pub use encoder::{CHUNK_TOKENS, END_OF_TEXT, Encoder, FIRST_ADDED, START_OF_TEXT};
 pub use error::{Error, Place, Result};
 pub use plan::{Chunk, EncodePlan, LongPrompt, Variant, Weighting};
 pub use prompt::{Fragment, Prompt, Syntax};

@@ -8,6 +8,7 @@ use std::f64::consts::FRAC_PI_2;
 use std::ops::Range;
 
 use crate::a1111;
+use crate::added::{AddedWords, Language};
 use crate::comfy;
 use crate::encoder::{CHUNK_TOKENS, END_OF_TEXT, Encoder, START_OF_TEXT};
 use crate::prompt::{Fragment, Syntax};
@@ -150,17 +151,18 @@ impl Chunk {
 impl EncodePlan {
     pub(crate) fn new(
         fragments: &[Fragment],
-        syntax: Syntax,
+        Language { syntax, added }: &Language,
         encoder: Encoder,
         long_prompt: LongPrompt,
     ) -> Self {
-        match syntax {
-            Syntax::Compel | Syntax::Plain => Self::compel(fragments, encoder, long_prompt),
-            Syntax::A1111 { emphasis } => {
-                Self::of(a1111::chunks(fragments, emphasis, encoder), encoder, long_prompt)
+        let chunks = match *syntax {
+            Syntax::Compel | Syntax::Plain => {
+                return Self::compel(fragments, added, encoder, long_prompt);
             }
-            Syntax::Comfy => Self::of(comfy::chunks(fragments, encoder), encoder, long_prompt),
-        }
+            Syntax::A1111 { emphasis } => a1111::chunks(fragments, added, emphasis, encoder),
+            Syntax::Comfy => comfy::chunks(fragments, added, encoder),
+        };
+        Self::of(chunks, encoder, long_prompt)
     }
 
     /// All of `chunks`, or the first.
@@ -175,10 +177,15 @@ impl EncodePlan {
         Self { encoder, chunks, dropped }
     }
 
-    fn compel(fragments: &[Fragment], encoder: Encoder, long_prompt: LongPrompt) -> Self {
+    fn compel(
+        fragments: &[Fragment],
+        added: &AddedWords,
+        encoder: Encoder,
+        long_prompt: LongPrompt,
+    ) -> Self {
         let tokenizer = Tokenizer::new(encoder);
-        let mut pieces: Vec<Vec<u32>> =
-            fragments.iter().map(|fragment| tokenizer.encode(&fragment.text)).collect();
+        let encode = |fragment: &Fragment| tokenizer.encode_with(&fragment.text, added);
+        let mut pieces: Vec<Vec<u32>> = fragments.iter().map(encode).collect();
         let whole: usize = pieces.iter().map(Vec::len).sum();
         if long_prompt == LongPrompt::Truncate {
             // Compel truncates every fragment before it truncates the prompt.
@@ -354,8 +361,8 @@ fn cut(ids: &[u32], long_prompt: LongPrompt) -> usize {
 }
 
 /// See [`crate::Prompt::pooled_ids`].
-pub(crate) fn pooled_ids(source: &str) -> [u32; CHUNK_TOKENS] {
-    let mut text = Tokenizer::new(Encoder::BigG).encode(source);
+pub(crate) fn pooled_ids(source: &str, added: &AddedWords) -> [u32; CHUNK_TOKENS] {
+    let mut text = Tokenizer::new(Encoder::BigG).encode_with(source, added);
     text.truncate(TEXT_TOKENS);
     Encoder::BigG.frame(&text)
 }

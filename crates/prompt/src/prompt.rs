@@ -5,6 +5,7 @@ use std::fmt;
 use serde::Serialize;
 
 use crate::a1111::{self, Emphasis};
+use crate::added::Language;
 use crate::comfy;
 use crate::compel;
 use crate::encoder::{CHUNK_TOKENS, Encoder};
@@ -36,7 +37,8 @@ pub(crate) const WEIGHT_LIMIT: f64 = 1e6;
 /// Text that shares one weight.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Fragment {
-    /// The words, without the syntax around them.
+    /// The words, without the syntax around them. In ComfyUI's syntax, a text that begins with
+    /// `embedding:` is the added word of that name.
     pub text: String,
     /// 1 is neutral; see [`EncodePlan`] for what other values do. In A1111's syntax, the text
     /// `BREAK` with weight −1 ends a chunk.
@@ -51,7 +53,7 @@ pub struct Fragment {
 #[derive(Clone, Debug)]
 pub struct Prompt {
     source: String,
-    syntax: Syntax,
+    language: Language,
     fragments: Vec<Fragment>,
     edited: Option<Vec<Fragment>>,
 }
@@ -60,24 +62,32 @@ impl Prompt {
     /// Reads `text`. There is no wrong prompt: what is not syntax is text, and where that is
     /// likely to surprise, a warning says so.
     #[must_use]
-    pub fn parse(text: &str, syntax: Syntax) -> (Self, Vec<Warning>) {
-        let (fragments, warnings) = match syntax {
+    pub fn parse(text: &str, language: impl Into<Language>) -> (Self, Vec<Warning>) {
+        let language = language.into();
+        let (fragments, warnings) = match language.syntax {
             Syntax::Compel => {
                 let (read, warnings) = compel::parse_prompt(text);
-                return (Self::new(text, read), warnings);
+                return (Self { language, ..Self::new(text, read) }, warnings);
             }
             Syntax::Plain | Syntax::A1111 { emphasis: Emphasis::Literal } => {
                 (vec![Fragment { text: text.to_owned(), weight: 1.0 }], Vec::new())
             }
             Syntax::A1111 { .. } => a1111::parse(text),
-            Syntax::Comfy => comfy::parse(text),
+            Syntax::Comfy => comfy::parse(text, &language.added),
         };
-        (Self { source: text.to_owned(), syntax, fragments, edited: None }, warnings)
+        (Self { source: text.to_owned(), language, fragments, edited: None }, warnings)
     }
 
+    /// In compel's syntax, without added words.
     pub(crate) fn new(source: &str, read: compel::ReadPrompt) -> Self {
         let compel::ReadPrompt { fragments, edited } = read;
-        Self { source: source.to_owned(), syntax: Syntax::Compel, fragments, edited }
+        let language = Language::from(Syntax::Compel);
+        Self { source: source.to_owned(), language, fragments, edited }
+    }
+
+    /// The same words, read in another language of the same syntax.
+    pub(crate) fn set_language(&mut self, language: &Language) {
+        self.language = language.clone();
     }
 
     /// What the user wrote; of a prompt that was joined with others, its own piece of that.
@@ -105,7 +115,7 @@ impl Prompt {
     /// What to run through `encoder` for the per-token features of this prompt.
     #[must_use]
     pub fn plan(&self, encoder: Encoder, long_prompt: LongPrompt) -> EncodePlan {
-        let plan = |fragments| EncodePlan::new(fragments, self.syntax, encoder, long_prompt);
+        let plan = |fragments| EncodePlan::new(fragments, &self.language, encoder, long_prompt);
         let mut own = plan(&self.fragments);
         if let Some(edited) = &self.edited {
             own.pad_to(plan(edited).chunks.len());
@@ -119,8 +129,8 @@ impl Prompt {
     /// tokens; that is what compel does. For A1111 and ComfyUI, the first chunk.
     #[must_use]
     pub fn pooled_ids(&self) -> [u32; CHUNK_TOKENS] {
-        match self.syntax {
-            Syntax::Compel | Syntax::Plain => pooled_ids(&self.source),
+        match self.language.syntax {
+            Syntax::Compel | Syntax::Plain => pooled_ids(&self.source, &self.language.added),
             Syntax::A1111 { .. } | Syntax::Comfy => {
                 self.plan(Encoder::BigG, LongPrompt::Pad).chunks[0].ids
             }
@@ -131,7 +141,7 @@ impl Prompt {
 /// Two prompts are equal when they say the same, however it was written.
 impl PartialEq for Prompt {
     fn eq(&self, other: &Self) -> bool {
-        self.syntax == other.syntax
+        self.language == other.language
             && self.fragments == other.fragments
             && self.edited == other.edited
     }
@@ -139,9 +149,9 @@ impl PartialEq for Prompt {
 
 impl fmt::Display for Prompt {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.syntax == Syntax::Compel && self.edited.is_none() {
+        if self.language.syntax == Syntax::Compel && self.edited.is_none() {
             let tidy = compel::print(&self.fragments);
-            if Self::parse(&tidy, self.syntax).0 == *self {
+            if Self::parse(&tidy, self.language.clone()).0 == *self {
                 return formatter.write_str(&tidy);
             }
         }

@@ -1,6 +1,7 @@
 //! A prompt with everything that stands above words and weights: LoRAs, parts, schedules.
 
 use crate::a1111::{self, LoraTag};
+use crate::added::Language;
 use crate::conjunction::Conjunction;
 use crate::prompt::Syntax;
 use crate::warning::{self, Warning};
@@ -85,15 +86,21 @@ impl From<usize> for Steps {
 impl Script {
     /// Reads a prompt.
     #[must_use]
-    pub fn parse(text: &str, syntax: Syntax, steps: impl Into<Steps>) -> (Self, Vec<Warning>) {
-        let steps = steps.into();
-        let Syntax::A1111 { .. } = syntax else { return Self::single(text, syntax, steps) };
+    pub fn parse(
+        text: &str,
+        language: impl Into<Language>,
+        steps: impl Into<Steps>,
+    ) -> (Self, Vec<Warning>) {
+        let (language, steps) = (language.into(), steps.into());
+        let Syntax::A1111 { .. } = language.syntax else {
+            return Self::single(text, language, steps);
+        };
         let (text, loras, mut warnings) = a1111::take_out(text);
         let (parts, unclear) = a1111::split(&text);
         warning::add(&mut warnings, unclear);
         let parts = parts
             .into_iter()
-            .map(|(text, weight)| Part::new(text, weight, syntax, steps, &mut warnings))
+            .map(|(text, weight)| Part::new(text, weight, &language, steps, &mut warnings))
             .collect();
         (Self { loras, parts }, warnings)
     }
@@ -102,11 +109,13 @@ impl Script {
     #[must_use]
     pub fn parse_negative(
         text: &str,
-        syntax: Syntax,
+        language: impl Into<Language>,
         steps: impl Into<Steps>,
     ) -> (Self, Vec<Warning>) {
-        let steps = steps.into();
-        let Syntax::A1111 { .. } = syntax else { return Self::single(text, syntax, steps) };
+        let (language, steps) = (language.into(), steps.into());
+        let Syntax::A1111 { .. } = language.syntax else {
+            return Self::single(text, language, steps);
+        };
         let mut warnings = Vec::new();
         let (_, loras, left_out) = a1111::take_out(text);
         if !loras.is_empty() || !left_out.is_empty() {
@@ -114,7 +123,7 @@ impl Script {
             let reason = "networks are read in the prompt, not in the negative prompt";
             warnings.push(Warning::Unread { found, reason });
         }
-        let part = Part::new(text, 1.0, syntax, steps, &mut warnings);
+        let part = Part::new(text, 1.0, &language, steps, &mut warnings);
         (Self { loras: Vec::new(), parts: vec![part] }, warnings)
     }
 
@@ -130,8 +139,8 @@ impl Script {
         }
     }
 
-    fn single(text: &str, syntax: Syntax, steps: Steps) -> (Self, Vec<Warning>) {
-        let (prompt, warnings) = Conjunction::parse(text, syntax);
+    fn single(text: &str, language: Language, steps: Steps) -> (Self, Vec<Warning>) {
+        let (prompt, warnings) = Conjunction::parse(text, language);
         let prompts = vec![ScheduledPrompt { until: steps.count.max(1), prompt }];
         let part = Part { source: text.to_owned(), weight: 1.0, prompts };
         (Self { loras: Vec::new(), parts: vec![part] }, warnings)
@@ -142,7 +151,7 @@ impl Part {
     fn new(
         text: &str,
         weight: f64,
-        syntax: Syntax,
+        language: &Language,
         steps: Steps,
         warnings: &mut Vec<Warning>,
     ) -> Self {
@@ -150,7 +159,7 @@ impl Part {
         let (texts, unclear) = a1111::read_schedule(text, steps);
         warning::add(warnings, unclear);
         let prompts = texts.into_iter().map(|(until, text)| {
-            let (prompt, unclear) = Conjunction::parse(&text, syntax);
+            let (prompt, unclear) = Conjunction::parse(&text, language.clone());
             warning::add(warnings, unclear);
             ScheduledPrompt { until, prompt }
         });

@@ -14,10 +14,13 @@ mod unicode;
 mod vocabulary;
 mod words;
 
+use std::ops::Range;
+
 use unicode_normalization_alignments::UnicodeNormalization;
 use vocabulary::Vocabulary;
 use words::{Words, is_space};
 
+use crate::added::AddedWords;
 use crate::encoder::{END_OF_TEXT, Encoder, START_OF_TEXT};
 
 const START_TEXT: &str = "<|startoftext|>";
@@ -56,16 +59,25 @@ impl Tokenizer {
     /// Takes time in proportion to the text, times the logarithm of its longest word.
     #[must_use]
     pub fn encode(self, text: &str) -> Vec<u32> {
-        let (raw, normalised): (&[_], &[_]) = match self.encoder {
-            Encoder::ClipL => (&[(END_TEXT, END_OF_TEXT)], &[(START_TEXT, START_OF_TEXT)]),
+        self.encode_with(text, &AddedWords::default())
+    }
+
+    /// The same, where some words stand for vectors: they are found like special tokens, after
+    /// normalising, as transformers finds added tokens.
+    #[must_use]
+    pub fn encode_with(self, text: &str, added: &AddedWords) -> Vec<u32> {
+        let one = |token, id: u32| (token, id..id + 1);
+        let (raw, mut normalised) = match self.encoder {
+            Encoder::ClipL => ([one(END_TEXT, END_OF_TEXT)], vec![one(START_TEXT, START_OF_TEXT)]),
             Encoder::BigG => {
-                let both = &[(START_TEXT, START_OF_TEXT), (END_TEXT, END_OF_TEXT)];
-                (&[("!", Encoder::BigG.padding())], both)
+                let both = vec![one(START_TEXT, START_OF_TEXT), one(END_TEXT, END_OF_TEXT)];
+                ([one("!", Encoder::BigG.padding())], both)
             }
         };
+        normalised.extend(added.as_slice().iter().map(|added| (&*added.normal, added.ids.clone())));
         let mut ids = Vec::with_capacity(text.len() / 4);
-        split_at_special(text, raw, &mut ids, &mut |text, ids| {
-            split_at_special(&normalise(text), normalised, ids, &mut |text, ids| {
+        split_at_special(text, &raw, &mut ids, &mut |text, ids| {
+            split_at_special(&normalise(text), &normalised, ids, &mut |text, ids| {
                 for word in Words::new(text) {
                     Vocabulary::clip().encode_word(word.as_bytes(), ids);
                 }
@@ -101,10 +113,11 @@ pub(crate) fn single_character_word(character: u8) -> u32 {
     Vocabulary::clip().byte_id(character, true)
 }
 
-/// Hands what lies between special tokens to `rest` and pushes the ids of those.
+/// Hands what lies between special tokens to `rest` and pushes the ids of those. Where several
+/// begin at one place, it is the longest.
 fn split_at_special(
     mut text: &str,
-    special: &[(&str, u32)],
+    special: &[(&str, Range<u32>)],
     ids: &mut Vec<u32>,
     rest: &mut dyn FnMut(&str, &mut Vec<u32>),
 ) {
@@ -114,10 +127,10 @@ fn split_at_special(
         text.as_bytes()[from..].iter().position(|b| first_characters.contains(b))
     {
         let start = from + found;
-        let token = special.iter().find(|(token, _)| text[start..].starts_with(token));
-        if let Some(&(token, id)) = token {
+        let tokens = special.iter().filter(|(token, _)| text[start..].starts_with(token));
+        if let Some((token, own)) = tokens.max_by_key(|(token, _)| token.len()) {
             rest(&text[..start], ids);
-            ids.push(id);
+            ids.extend(own.clone());
             text = &text[start + token.len()..];
             from = 0;
         } else {
@@ -128,7 +141,7 @@ fn split_at_special(
 }
 
 /// NFC, one space for every run of white space, lower case character by character.
-fn normalise(text: &str) -> String {
+pub(crate) fn normalise(text: &str) -> String {
     let mut result = String::with_capacity(text.len());
     let mut after_space = false;
     for (character, _) in text.nfc() {

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use serde_json::{Value, json};
-use unwrong_prompt::{Encoder, LongPrompt, Prompt, Syntax, Tokenizer};
+use unwrong_prompt::{AddedWords, Encoder, LongPrompt, Prompt, Syntax, Tokenizer};
 
 static ORACLES: LazyLock<[tokenizers::Tokenizer; 2]> = LazyLock::new(|| Encoder::BOTH.map(oracle));
 
@@ -54,6 +54,27 @@ fn oracle(encoder: Encoder) -> tokenizers::Tokenizer {
     });
     tokenizers::Tokenizer::from_str(&description.to_string()).unwrap()
 }
+
+/// Words for textual inversions, some of which begin with others.
+const ADDED: [&str; 8] = [
+    "<wrong>",
+    "UnaestheticXL",
+    "badx",
+    "BadxHands",
+    "x-RE\u{301}SUME\u{301}",
+    "v2.5",
+    "日本",
+    "<|x",
+];
+
+/// The same with [`ADDED`], as `add_tokens` of transformers adds them.
+static WITH_ADDED: LazyLock<[tokenizers::Tokenizer; 2]> = LazyLock::new(|| {
+    Encoder::BOTH.map(|encoder| {
+        let mut oracle = oracle(encoder);
+        oracle.add_tokens(ADDED.map(|word| tokenizers::AddedToken::from(word, false))).unwrap();
+        oracle
+    })
+});
 
 fn model_file(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../demo/model/base/tokenizer").join(name)
@@ -147,6 +168,28 @@ proptest! {
     #[test]
     fn ids_equal_those_of_the_tokenizers_library(text in text()) {
         compare(&text)?;
+    }
+
+    #[test]
+    fn added_words_are_found_where_the_tokenizers_library_finds_them(
+        parts in prop::collection::vec(
+            prop_oneof![
+                3 => prop::sample::select(&ADDED[..]).prop_map(str::to_owned),
+                1 => prop::sample::select(&ADDED[..]).prop_map(str::to_uppercase),
+                1 => prop::sample::select(vec![" ", "b", "badx", "hands", "<", "wrong>", "_1"])
+                    .prop_map(str::to_owned),
+                2 => text(),
+            ],
+            0..8,
+        )
+    ) {
+        let text = parts.concat();
+        let added = AddedWords::new(ADDED.map(|word| (word, 1))).unwrap();
+        for (n, encoder) in Encoder::BOTH.into_iter().enumerate() {
+            let ids = Tokenizer::new(encoder).encode_with(&text, &added);
+            let expected = WITH_ADDED[n].encode(&*text, false).unwrap();
+            prop_assert_eq!(&ids[..], expected.get_ids(), "{:?}, {:?}", text, encoder);
+        }
     }
 
     #[test]

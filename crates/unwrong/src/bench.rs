@@ -214,7 +214,7 @@ impl Pipeline {
 
     fn bench_text(&self, case: Case) -> Result<Vec<f64>> {
         let readers = self.readers(&self.base, None);
-        let (prompt, _) = Prompt::parse("a red apple on a wooden table", Syntax::Compel.into());
+        let (prompt, _) = Prompt::parse("a red apple on a wooden table", Syntax::Compel);
         let ids: Vec<_> = readers
             .iter()
             .map(|reader| {

@@ -83,7 +83,8 @@ impl Pipeline {
         Ok(())
     }
 
-    /// Reads the prompts of requests that differ in nothing else. LoRA files are left out.
+    /// Reads the prompts of requests that differ in nothing else. LoRA files and textual
+    /// inversions are left out.
     ///
     /// What does not fit in 77 tokens is cut off.
     pub fn captions(&self, requests: &[GenerateRequest]) -> Result<Captions> {
@@ -150,6 +151,8 @@ impl Pipeline {
             wrong: None,
             wrong_lora: None,
             loras: Vec::new(),
+            embeddings: Vec::new(),
+            embedding_dir: None,
             high_noise_fraction: None,
             long_prompt: Some(LongPrompt::Truncate),
             seed: Some(0),

@@ -4,16 +4,19 @@
 //! join the results; here it is run. Embeddings equal those of compel 2.5.1's `CompelForSDXL`,
 //! which is checked in `tests/parity.rs`.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
+use std::sync::Arc;
 
 use candle_core::{D, DType, Device, Tensor};
 use unwrong_models::layers::Run;
 use unwrong_models::text_encoder::{TextEncoder, TokenRow};
 use unwrong_prompt::{
     CHUNK_TOKENS, Chunk, Conjunction, ConjunctionPlan, END_OF_TEXT, Emphasis, EncodePlan, Encoder,
-    PartPlan, Script, SharedPlan, Variant, Warning, Weighting,
+    Language, PartPlan, Script, SharedPlan, Variant, Warning, Weighting,
 };
 
+use crate::embeddings::{EmbeddingSet, has_added, ids_of};
 use crate::error::{Error, Result};
 use crate::plan::{NegativePrompt, Plan};
 use crate::recent::Recent;
@@ -48,11 +51,23 @@ pub(crate) struct Reader<'a> {
 }
 
 /// Tokens that go through an encoder together, and which of them nobody may look at.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq)]
 pub(crate) struct Row {
     /// 77 of them; fewer where only the pooled vector is asked for.
     ids: Vec<u32>,
     masked: Range<usize>,
+    /// What ids above the vocabulary stand for; absent where there are none.
+    added: Option<Added>,
+}
+
+/// The vectors of added words. Two are the same if they were opened together.
+#[derive(Clone)]
+struct Added(Arc<EmbeddingSet>);
+
+impl PartialEq for Added {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
 }
 
 /// What a UNet is told in some of the steps.
@@ -108,7 +123,7 @@ pub(crate) fn encode(
         let away = (!is_zero).then(|| texts.place(negative.at(0, until)));
         told.push((until, parts, away));
     }
-    let conditionings = condition(readers, &texts.plans(readers, plan), device)?;
+    let conditionings = condition(readers, &texts.plans(readers, plan), &plan.embeddings, device)?;
     let guide = |(until, parts, away): (usize, Vec<(usize, f64)>, Option<usize>)| {
         let positive: Vec<_> = parts
             .into_iter()
@@ -158,10 +173,14 @@ pub(crate) fn warnings(plan: &Plan) -> Vec<String> {
         ("second negative prompt", plan.negative_prompt_2.as_ref()),
     ];
     let mut sentences = Vec::new();
+    let mut used = BTreeSet::new();
     for (name, text) in texts.into_iter().filter_map(|(name, text)| Some((name, text?))) {
         let parse = if name.contains("negative") { Script::parse_negative } else { Script::parse };
-        let (script, warnings) = parse(text, plan.syntax.into(), plan.steps);
+        let (script, warnings) = parse(text, plan.language(), plan.steps);
         sentences.extend(warnings.iter().map(|warning| format!("{name}: {warning}")));
+        if !plan.embeddings.words.is_empty() {
+            used.extend(ids_of(&script));
+        }
         let prompts = script.parts.iter().flat_map(|part| &part.prompts);
         let dropped = prompts.map(|scheduled| {
             scheduled.prompt.plan(Encoder::BigG, plan.long_prompt.into()).dropped()
@@ -171,6 +190,12 @@ pub(crate) fn warnings(plan: &Plan) -> Vec<String> {
             sentences.push(format!("{name}: the last {dropped} tokens were cut off"));
         }
     }
+    let words = plan.embeddings.words.iter();
+    let unused = words.filter(|(_, ids)| !used.contains(&ids.start));
+    sentences.extend(unused.map(|(word, _)| {
+        let how = if plan.syntax == Syntax::Comfy { "embedding:" } else { "" };
+        format!("the textual inversion `{how}{word}` is in no prompt")
+    }));
     sentences
 }
 
@@ -179,9 +204,9 @@ impl Scripts {
         plan: &Plan,
         first: &str,
         second: Option<&str>,
-        parse: fn(&str, unwrong_prompt::Syntax, usize) -> (Script, Vec<Warning>),
+        parse: fn(&str, Language, usize) -> (Script, Vec<Warning>),
     ) -> Self {
-        let read = |text| parse(text, plan.syntax.into(), plan.steps).0;
+        let read = |text| parse(text, plan.language(), plan.steps).0;
         Self { first: read(first), second: second.map(read) }
     }
 
@@ -257,18 +282,24 @@ impl Conditioning {
 }
 
 /// The conditioning of every text. Each encoder reads all it has to in one go.
-fn condition(readers: &[Reader<'_>], texts: &[Text], device: &Device) -> Result<Vec<Conditioning>> {
+fn condition(
+    readers: &[Reader<'_>],
+    texts: &[Text],
+    embeddings: &Arc<EmbeddingSet>,
+    device: &Device,
+) -> Result<Vec<Conditioning>> {
     // The pooled vector looks back from the end of the text: the padding is not read.
     let ends = texts.iter().map(|text| text.pooled.iter().position(|id| *id == END_OF_TEXT));
     let longest = ends.flatten().max().map_or(CHUNK_TOKENS, |end| end + 1);
-    let pooled: Vec<Row> = texts.iter().map(|text| Row::new(&text.pooled[..longest])).collect();
+    let pooled = texts.iter().map(|text| Row::new(&text.pooled[..longest], 0..0, embeddings));
+    let pooled: Vec<Row> = pooled.collect();
     let read = |(index, reader): (usize, &Reader<'_>)| {
         let mut rows: Vec<Row> =
-            texts.iter().flat_map(|text| Row::of_plan(&text.plans[index])).collect();
+            texts.iter().flat_map(|text| Row::of_plan(&text.plans[index], embeddings)).collect();
         if index + 1 == readers.len() {
             rows.extend(pooled.iter().cloned());
         }
-        States::read(reader, rows, device)
+        States::read(reader, rows, embeddings, device)
     };
     let states = readers.iter().enumerate().map(read).collect::<Result<Vec<_>>>()?;
 
@@ -285,28 +316,40 @@ fn condition(readers: &[Reader<'_>], texts: &[Text], device: &Device) -> Result<
 }
 
 impl Row {
-    fn new(ids: &[u32]) -> Self {
-        Self { ids: ids.to_vec(), masked: 0..0 }
+    fn new(ids: &[u32], masked: Range<usize>, embeddings: &Arc<EmbeddingSet>) -> Self {
+        let added = has_added(ids).then(|| Added(Arc::clone(embeddings)));
+        Self { ids: ids.to_vec(), masked, added }
     }
 
-    fn of_variant(chunk: &Chunk, variant: &Variant) -> Self {
-        Self { ids: chunk.ids.to_vec(), masked: variant.masked.clone() }
+    fn empty(encoder: Encoder) -> Self {
+        Self { ids: encoder.empty_ids().to_vec(), masked: 0..0, added: None }
+    }
+
+    fn of_variant(chunk: &Chunk, variant: &Variant, embeddings: &Arc<EmbeddingSet>) -> Self {
+        Self::new(&chunk.ids, variant.masked.clone(), embeddings)
+    }
+
+    /// As its encoder reads it; of one without a mask, what pools reads.
+    fn tokens<'a>(&'a self, encoder: Encoder, mask: Option<&'a [bool]>) -> TokenRow<'a> {
+        let added = self.added.as_ref().and_then(|added| added.0.vectors(encoder));
+        TokenRow { ids: &self.ids, mask, added }
     }
 
     /// Whether this row's states begin with the other's: a token looks back only.
     fn covers(&self, other: &Self) -> bool {
-        self.ids.starts_with(&other.ids) && self.masked == other.masked
+        self.ids.starts_with(&other.ids) && self.masked == other.masked && self.added == other.added
     }
 
     /// Everything an encoder has to read for a plan.
-    fn of_plan(plan: &ConjunctionPlan) -> Vec<Self> {
+    fn of_plan(plan: &ConjunctionPlan, embeddings: &Arc<EmbeddingSet>) -> Vec<Self> {
         let mut rows = Vec::new();
         for chunk in plan.plans().flat_map(|plan| &plan.chunks) {
-            rows.extend(chunk.variants.iter().map(|variant| Self::of_variant(chunk, variant)));
+            let row = |variant| Self::of_variant(chunk, variant, embeddings);
+            rows.extend(chunk.variants.iter().map(row));
         }
         let mut chunks = plan.plans().flat_map(|plan| &plan.chunks);
         if plan.parts.iter().any(PartPlan::needs_empty) || chunks.any(Chunk::needs_empty) {
-            rows.push(Self::new(&plan.encoder.empty_ids()));
+            rows.push(Self::empty(plan.encoder));
         }
         rows
     }
@@ -318,19 +361,27 @@ impl Row {
 }
 
 /// What an encoder says to rows of tokens: its penultimate states, `[1, 77, D]` of each.
-struct States(Vec<(Row, Tensor)>);
+struct States {
+    known: Vec<(Row, Tensor)>,
+    embeddings: Arc<EmbeddingSet>,
+}
 
 impl States {
     /// Reads every row once, together with the others.
-    fn read(reader: &Reader<'_>, rows: Vec<Row>, device: &Device) -> Result<Self> {
-        let mut states = Self(Vec::new());
+    fn read(
+        reader: &Reader<'_>,
+        rows: Vec<Row>,
+        embeddings: &Arc<EmbeddingSet>,
+        device: &Device,
+    ) -> Result<Self> {
+        let mut states = Self { known: Vec::new(), embeddings: Arc::clone(embeddings) };
         let mut unread: Vec<Row> = Vec::new();
         for row in rows {
             if states.find(&row).is_some() || unread.iter().any(|other| other.covers(&row)) {
                 continue;
             }
             match reader.recent.and_then(|recent| recent.get(&row)) {
-                Some(known) => states.0.push((row, known)),
+                Some(known) => states.known.push((row, known)),
                 None => unread.push(row),
             }
         }
@@ -339,7 +390,7 @@ impl States {
             let token_rows: Vec<TokenRow<'_>> = alike
                 .iter()
                 .zip(&masks)
-                .map(|(row, mask)| TokenRow { ids: &row.ids, mask: mask.as_deref(), added: None })
+                .map(|(row, mask)| row.tokens(reader.encoder, mask.as_deref()))
                 .collect();
             let read = reader.network.encode(&reader.run, &token_rows, device)?;
             for (index, row) in alike.iter().enumerate() {
@@ -348,14 +399,14 @@ impl States {
                 if let Some(recent) = reader.recent {
                     recent.keep(row.clone(), read.clone());
                 }
-                states.0.push((row.clone(), read));
+                states.known.push((row.clone(), read));
             }
         }
         Ok(states)
     }
 
     fn find(&self, row: &Row) -> Option<&Tensor> {
-        self.0.iter().find(|(known, _)| known.covers(row)).map(|(_, states)| states)
+        self.known.iter().find(|(known, _)| known.covers(row)).map(|(_, states)| states)
     }
 
     fn of(&self, row: &Row) -> &Tensor {
@@ -366,8 +417,7 @@ impl States {
     fn pooled(&self, pooling: &Reader<'_>, rows: &[Row]) -> Result<Tensor> {
         let states = rows.iter().map(|row| self.of(row).narrow(1, 0, row.ids.len()));
         let states = Tensor::cat(&states.collect::<candle_core::Result<Vec<_>>>()?, 0)?;
-        let rows: Vec<_> =
-            rows.iter().map(|row| TokenRow { ids: &row.ids, mask: None, added: None }).collect();
+        let rows: Vec<_> = rows.iter().map(|row| row.tokens(pooling.encoder, None)).collect();
         let pooled = pooling.network.pool(&pooling.run, &states, &rows)?;
         pooled.ok_or(Error::NoPooledOutput)
     }
@@ -394,7 +444,7 @@ impl States {
         if !part.needs_empty() {
             return Ok(sum);
         }
-        let empty = self.of(&Row::new(&encoder.empty_ids())).repeat((1, part.chunks(), 1))?;
+        let empty = self.of(&Row::empty(encoder)).repeat((1, part.chunks(), 1))?;
         Ok((&empty + ((sum - &empty)? * f64::from(part.weight))?)?)
     }
 
@@ -409,7 +459,7 @@ impl States {
                 Weighting::Scale => scaled(&states, chunk),
                 Weighting::ScaleKeepMean => keeping_mean(&states, &scaled(&states, chunk)?),
                 _ => {
-                    let empty = self.of(&Row::new(&plan.encoder.empty_ids()));
+                    let empty = self.of(&Row::empty(plan.encoder));
                     weighted(&states, empty, chunk)
                 }
             }
@@ -420,7 +470,7 @@ impl States {
 
     /// The runs of a chunk through its encoder, in their shares, `[1, 77, D]`.
     fn blended(&self, chunk: &Chunk) -> Result<Tensor> {
-        let of = |variant| self.of(&Row::of_variant(chunk, variant));
+        let of = |variant| self.of(&Row::of_variant(chunk, variant, &self.embeddings));
         if let [alone] = &*chunk.variants {
             return Ok(of(alone).clone());
         }

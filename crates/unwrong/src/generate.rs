@@ -106,9 +106,12 @@ impl Pipeline {
     /// The first call hashes the model's files.
     pub fn embedded(&self, requests: &[GenerateRequest]) -> Result<Vec<EmbeddedRequest>> {
         let jobs = self.plan(requests, &mut Silent)?;
-        jobs.iter()
-            .map(|job| self.identity.embed(&job.plan.alone, &job.adapters.embedded))
-            .collect()
+        jobs.iter().map(|job| self.embed(job)).collect()
+    }
+
+    fn embed(&self, job: &Job) -> Result<EmbeddedRequest> {
+        let Job { plan, adapters, .. } = job;
+        self.identity.embed(&plan.alone, &adapters.embedded, &plan.embeddings.embedded)
     }
 
     /// Checks everything, opens the LoRA files; no weight is read before this is done.
@@ -116,9 +119,9 @@ impl Pipeline {
         let mut jobs = Vec::new();
         let mut sets: Vec<Arc<AdapterSet>> = Vec::new();
         for request in requests {
-            let complete = self.completed(request)?;
+            let (complete, left_out) = self.with_embeddings(&self.completed(request)?)?;
             self.check_weights(&complete)?;
-            let plans = Plan::expand(
+            let mut plans = Plan::expand(
                 &complete,
                 self.defaults(),
                 self.native_size(),
@@ -134,7 +137,12 @@ impl Pipeline {
                 sets.push(Arc::clone(&set));
                 set
             };
-            for warning in plans.first().map(warnings).unwrap_or_default() {
+            let embeddings = self.embeddings(&complete)?;
+            for plan in &mut plans {
+                plan.embeddings = Arc::clone(&embeddings);
+            }
+            let said = plans.first().map(warnings).unwrap_or_default();
+            for warning in left_out.into_iter().chain(said) {
                 announce(progress, Event::Warning { message: &warning })?;
             }
             for plan in plans {
@@ -261,7 +269,7 @@ impl Pipeline {
             job.timings.decode = started.elapsed().as_secs_f64();
 
             let loras = job.adapters.applied.clone();
-            let embedded = self.identity.embed(&job.plan.alone, &job.adapters.embedded)?;
+            let embedded = self.embed(&job)?;
             let generation =
                 Generation { pixels, plan: job.plan, embedded, loras, timings: job.timings };
             let finished = Event::Picture { index: picture, pictures, generation: &generation };

@@ -12,8 +12,8 @@ use unwrong_models::files::Weights;
 
 use crate::catalog::{NamedLora, Opened};
 use crate::error::{Error, Result};
-use crate::picture::{EmbeddedLora, EmbeddedModels, EmbeddedRequest, ModelId};
-use crate::request::{GenerateRequest, LoraRequest};
+use crate::picture::{EmbeddedLora, EmbeddedModels, EmbeddedRequest, EmbeddedWord, ModelId};
+use crate::request::{EmbeddingRequest, GenerateRequest, LoraRequest};
 
 /// A model's name and the weights that tell it from others.
 type Source = (String, Weights);
@@ -66,6 +66,7 @@ impl Identity {
         &self,
         alone: &GenerateRequest,
         loras: &[EmbeddedLora],
+        embeddings: &[EmbeddedWord],
     ) -> Result<EmbeddedRequest> {
         let models = self.models()?.clone();
         let named =
@@ -77,6 +78,11 @@ impl Identity {
             loras: alone.loras.iter().map(named).collect(),
             // A folder of this machine; `--from` asks for one where the prompt names a LoRA.
             lora_dir: None,
+            embeddings: alone
+                .embeddings
+                .iter()
+                .map(|own| EmbeddingRequest { path: file_name(&own.path), ..own.clone() })
+                .collect(),
             wrong_lora: alone.wrong_lora.as_deref().map(file_name),
             ..alone.clone()
         };
@@ -85,6 +91,7 @@ impl Identity {
             request,
             models,
             loras: loras.to_vec(),
+            embeddings: embeddings.to_vec(),
         })
     }
 

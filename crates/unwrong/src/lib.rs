@@ -18,6 +18,7 @@ pub mod captions;
 pub mod catalog;
 pub mod compare;
 mod denoiser;
+pub mod embeddings;
 pub mod encode;
 pub mod error;
 pub mod generate;

@@ -27,7 +27,7 @@ use std::path::Path;
 
 use crate::error::Result;
 
-pub use embedded::{EmbeddedLora, EmbeddedModels, EmbeddedRequest, ModelId};
+pub use embedded::{EmbeddedLora, EmbeddedModels, EmbeddedRequest, EmbeddedWord, ModelId};
 pub use file::{file_to_write, write_atomically};
 pub use format::{Format, Quality};
 pub use metadata::{Metadata, read_metadata};

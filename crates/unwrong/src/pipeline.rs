@@ -15,17 +15,19 @@ use unwrong_models::layers::Run;
 use unwrong_models::lora::{Adapters, Applied, LayerAdapters, Targets};
 use unwrong_models::ops::Ops;
 use unwrong_models::text_encoder::TextEncoder;
+use unwrong_models::textual_inversion::TextualInversion;
 use unwrong_models::unet::Unet;
 use unwrong_models::vae::Vae;
-use unwrong_prompt::Encoder;
+use unwrong_prompt::{Encoder, FIRST_ADDED};
 
 use crate::catalog::{Catalog, Opened};
 use crate::denoiser::Question;
+use crate::embeddings::{EmbeddingKey, EmbeddingSet, with_those_of_the_folder};
 use crate::encode::{Guide, Reader, Row};
 use crate::error::{Error, Result};
 use crate::identity::{Identity, identify_lora};
 use crate::picture::EmbeddedLora;
-use crate::plan::Plan;
+use crate::plan::{Plan, STEPS};
 use crate::prompt_loras::{PromptLora, prompt_loras};
 use crate::recent::Recent;
 use crate::request::{self, GenerateRequest, LoraRequest, Size};
@@ -76,6 +78,7 @@ pub struct Pipeline {
     named: [Option<String>; 3],
     pub(crate) targets: Targets,
     sets: Recent<AdapterKey, Arc<AdapterSet>>,
+    embeddings: Recent<EmbeddingKey, Arc<EmbeddingSet>>,
     warnings: Vec<String>,
 }
 
@@ -135,15 +138,20 @@ pub(crate) struct AdapterKey {
     /// Named in the prompt.
     in_prompt: Vec<PromptLora>,
     /// Length and time of each named file: another one may have taken its place.
-    stamps: Vec<Option<(u64, SystemTime)>>,
+    stamps: Vec<Option<Stamp>>,
+}
+
+/// Length and time of a file.
+pub(crate) type Stamp = (u64, SystemTime);
+
+/// What tells a file from another one that took its place.
+pub(crate) fn stamp(path: &Path) -> Option<Stamp> {
+    let metadata = fs::metadata(path).ok()?;
+    Some((metadata.len(), metadata.modified().ok()?))
 }
 
 impl AdapterKey {
     pub(crate) fn of(request: &GenerateRequest) -> Result<Self> {
-        let stamp = |path: &Path| {
-            let metadata = fs::metadata(path).ok()?;
-            Some((metadata.len(), metadata.modified().ok()?))
-        };
         let in_prompt = prompt_loras(request)?;
         let paths = request.loras.iter().map(|lora| &lora.path).chain(&request.wrong_lora);
         let paths = paths.map(Path::new).chain(in_prompt.iter().map(|lora| lora.path.as_path()));
@@ -179,6 +187,7 @@ impl Pipeline {
             identity: Identity::new(&opened),
             targets: Targets::of(&opened.base),
             sets: Recent::new(READY),
+            embeddings: Recent::new(READY),
             warnings: Vec::new(),
             none: LayerAdapters::default(),
             base,
@@ -252,6 +261,47 @@ impl Pipeline {
             let (adapters, applied) = unwrong_models::lora::attach(&files, &self.targets)?;
             Ok(Arc::new(AdapterSet { key, adapters, applied, embedded }))
         })
+    }
+
+    /// The request with the textual inversions that its prompts name in its folder, and sentences
+    /// on those that cannot be used.
+    pub(crate) fn with_embeddings(
+        &self,
+        request: &GenerateRequest,
+    ) -> Result<(GenerateRequest, Vec<String>)> {
+        let steps = request.steps.or(self.defaults().steps).unwrap_or(STEPS) as usize;
+        with_those_of_the_folder(request, steps, &|path| {
+            Ok(TextualInversion::open(Path::new(path), self.text_widths()).map(drop)?)
+        })
+    }
+
+    /// Opens the textual inversions of a request. The same files give the same set.
+    pub(crate) fn embeddings(&self, request: &GenerateRequest) -> Result<Arc<EmbeddingSet>> {
+        self.embeddings.get_or_make(EmbeddingKey::of(request), || {
+            let odd = |shared: &&Arc<PromptEncoder>| {
+                shared.network.config().vocab_size != FIRST_ADDED as usize
+            };
+            if !request.embeddings.is_empty()
+                && let Some(odd) = self.base.encoders.iter().find(odd)
+            {
+                let found = odd.network.config().vocab_size;
+                return Err(Error::Request {
+                    problem: format!(
+                        "`{}` has a text encoder of {found} tokens, expected {FIRST_ADDED}, so no \
+                         word can be added to it",
+                        self.opened.name
+                    ),
+                    hint: Some("leave the textual inversions out".to_owned()),
+                });
+            }
+            Ok(Arc::new(EmbeddingSet::open(&request.embeddings, self.text_widths())?))
+        })
+    }
+
+    /// Features of a token in the two text encoders of the base.
+    fn text_widths(&self) -> [usize; 2] {
+        let width = |place: usize| self.base.encoders[place].network.config().hidden_size;
+        [width(0), width(1)]
     }
 
     pub(crate) fn run<'a>(&self, adapters: &'a LayerAdapters) -> Run<'a> {

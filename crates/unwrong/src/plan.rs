@@ -4,16 +4,18 @@
 //! Stage 1 of the flow. A [`Plan`] is made from a request and the opened models, before any
 //! weight is read; after it nothing is optional.
 
-use unwrong_models::files::ModelDefaults;
+use std::sync::Arc;
 
-use unwrong_prompt::Script;
+use unwrong_models::files::ModelDefaults;
+use unwrong_prompt::{Language, Script};
 
 use crate::denoiser::is_guided;
+use crate::embeddings::EmbeddingSet;
 use crate::error::{Error, Result};
 use crate::request::{Crop, GenerateRequest, LongPrompt, NoiseKind, Size, Syntax, Weights};
 
 /// diffusers' defaults where neither the user nor the model says anything.
-const STEPS: u32 = 50;
+pub(crate) const STEPS: u32 = 50;
 const GUIDANCE_SCALE: f64 = 7.5;
 const HIGH_NOISE_FRACTION: f64 = 0.8;
 const AESTHETIC_SCORE: f64 = 6.0;
@@ -50,6 +52,8 @@ pub struct Plan {
     pub long_prompt: LongPrompt,
     /// How the UNets' weights enter the arithmetic.
     pub weights: Weights,
+    /// What the words of textual inversions stand for.
+    pub(crate) embeddings: Arc<EmbeddingSet>,
     /// The request that makes this picture alone.
     pub alone: GenerateRequest,
 }
@@ -143,9 +147,14 @@ impl Plan {
         }
     }
 
+    /// How the prompts are read.
+    pub(crate) fn language(&self) -> Language {
+        Language { added: self.embeddings.words.clone(), ..self.syntax.into() }
+    }
+
     /// How many prompts the first step asks about.
     pub(crate) fn rows(&self) -> usize {
-        let (script, _) = Script::parse(&self.prompt, self.syntax.into(), self.steps);
+        let (script, _) = Script::parse(&self.prompt, self.syntax, self.steps);
         let parts = script.parts.len();
         if self.is_guided(parts) { parts + 1 } else { 1 }
     }
@@ -164,6 +173,7 @@ impl Plan {
             && self.conditions == other.conditions
             && self.syntax == other.syntax
             && self.long_prompt == other.long_prompt
+            && Arc::ptr_eq(&self.embeddings, &other.embeddings)
             // Schedules count the steps.
             && (self.steps == other.steps || !self.syntax.is_a1111())
             && is_guided(self.guidance_scale) == is_guided(other.guidance_scale)
@@ -224,6 +234,7 @@ impl Plan {
                 syntax: request.syntax.unwrap_or_default(),
                 long_prompt: request.long_prompt.unwrap_or_default(),
                 weights: request.weights.unwrap_or_default(),
+                embeddings: Arc::default(),
                 alone,
             }
         };

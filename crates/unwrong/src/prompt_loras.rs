@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::request::GenerateRequest;
 
 /// Folders within folders that are looked into.
-const MOST_DEPTH: usize = 8;
+pub(crate) const MOST_DEPTH: usize = 8;
 /// Names that an error shows at most.
 const MOST_NAMES: usize = 8;
 
@@ -33,7 +33,7 @@ pub(crate) fn prompt_loras(request: &GenerateRequest) -> Result<Vec<PromptLora>>
     let tags: Vec<LoraTag> = texts
         .into_iter()
         .flatten()
-        .flat_map(|text| Script::parse(text, syntax.into(), 1).0.loras)
+        .flat_map(|text| Script::parse(text, syntax, 1).0.loras)
         .collect();
     let Some(first) = tags.first() else { return Ok(Vec::new()) };
     let Some(folder) = &request.lora_dir else {
@@ -77,7 +77,7 @@ fn find(tag: &LoraTag, folder: &str, files: &[PathBuf]) -> Result<PromptLora> {
 }
 
 /// All `.safetensors` files, the folders within included.
-fn list(folder: &Path, depth: usize, files: &mut Vec<PathBuf>) -> Result<()> {
+pub(crate) fn list(folder: &Path, depth: usize, files: &mut Vec<PathBuf>) -> Result<()> {
     let failed = |source| Error::Io { path: folder.to_owned(), action: "list", source };
     for entry in fs::read_dir(folder).map_err(failed)? {
         let path = entry.map_err(failed)?.path();

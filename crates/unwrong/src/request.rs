@@ -5,12 +5,17 @@
 //! known, in the plan. [`GenerateRequest::check`] refuses everything that can be
 //! refused without a model.
 
+mod embedding;
+
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::embeddings;
 use crate::error::{Error, Result};
+
+pub use embedding::EmbeddingRequest;
 
 /// Longest accepted prompt in bytes, about 50 chunks of 75 tokens. All prompts of a request
 /// together may have twice as many: they fit into every picture format's metadata.
@@ -73,6 +78,12 @@ pub struct GenerateRequest {
     /// The folder of the LoRA files that a prompt names with `<lora:name:1>`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lora_dir: Option<String>,
+    /// Textual inversions: files whose vectors a word of the prompts stands for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub embeddings: Vec<EmbeddingRequest>,
+    /// The folder of the textual inversions that prompts name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub embedding_dir: Option<String>,
 
     /// Seed of the first picture; absent means a random one. 0 is a seed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -186,6 +197,7 @@ impl GenerateRequest {
             ("vae", &self.vae),
             ("wrong_lora", &self.wrong_lora),
             ("lora_dir", &self.lora_dir),
+            ("embedding_dir", &self.embedding_dir),
         ] {
             check_name(field, name.as_deref())?;
         }
@@ -193,6 +205,11 @@ impl GenerateRequest {
             check_name("lora", Some(&lora.path))?;
             check_range("lora scale", Some(lora.scale), -100.0, 100.0)?;
         }
+        check_range("embeddings", Some(self.embeddings.len() as f64), 0.0, MOST_EMBEDDINGS)?;
+        for embedding in &self.embeddings {
+            check_name("embedding", Some(&embedding.path))?;
+        }
+        embeddings::check(&self.embeddings)?;
         check_range("wrong", self.wrong, -100.0, 100.0)?;
         if self.wrong_lora.is_some() && self.wrong.is_none() {
             return Err(Error::Request {
@@ -237,6 +254,8 @@ impl GenerateRequest {
     }
 }
 
+/// Most textual inversions of one request.
+const MOST_EMBEDDINGS: f64 = 100.0;
 /// Largest side or offset that size conditioning accepts.
 const MAX_CONDITION: f64 = 65_536.0;
 

@@ -21,7 +21,7 @@ use crate::schedule::alphas_cumprod;
 /// trained on.
 #[must_use]
 pub fn caption_dropped(caption: &str) -> usize {
-    let (prompt, _) = Prompt::parse(caption, Syntax::Plain.into());
+    let (prompt, _) = Prompt::parse(caption, Syntax::Plain);
     prompt.plan(Encoder::BigG, LongPrompt::Truncate.into()).dropped
 }
 
@@ -96,7 +96,7 @@ impl Pipeline {
     /// The 77 ids that each of them reads of a caption: what [`Pipeline::caption`] has encoded.
     #[must_use]
     pub fn caption_ids(&self, caption: &str) -> Vec<Vec<u32>> {
-        let (prompt, _) = Prompt::parse(caption, Syntax::Plain.into());
+        let (prompt, _) = Prompt::parse(caption, Syntax::Plain);
         let ids = |encoder| prompt.plan(encoder, LongPrompt::Truncate.into()).chunks[0].ids;
         self.base.encoders.iter().map(|shared| ids(shared.encoder).to_vec()).collect()
     }

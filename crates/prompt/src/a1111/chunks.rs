@@ -2,6 +2,7 @@
 
 use super::Emphasis;
 use super::attention::{BREAK, BREAK_WEIGHT};
+use crate::added::AddedWords;
 use crate::encoder::Encoder;
 use crate::plan::{Chunk, TEXT_TOKENS};
 use crate::prompt::Fragment;
@@ -16,8 +17,16 @@ const COMMA_BACKTRACK: usize = 20;
 /// Both encoders get the same ids and differ in what fills a chunk: A1111 tokenizes for the
 /// second with `open_clip`, to which `!` is no padding.
 ///
-/// A1111 1.10.1, `modules/sd_hijack_clip.py`, `tokenize_line`, without textual inversion.
-pub(crate) fn chunks(fragments: &[Fragment], emphasis: Emphasis, encoder: Encoder) -> Vec<Chunk> {
+/// An added word is never cut: where it does not fit, it starts the next chunk. One that a comma
+/// moves goes there as a whole; A1111 then leaves its vectors behind, where nothing is.
+///
+/// A1111 1.10.1, `modules/sd_hijack_clip.py`, `tokenize_line`.
+pub(crate) fn chunks(
+    fragments: &[Fragment],
+    added: &AddedWords,
+    emphasis: Emphasis,
+    encoder: Encoder,
+) -> Vec<Chunk> {
     let tokenizer = Tokenizer::new(Encoder::ClipL);
     let weighting = emphasis.weighting();
     let comma = single_character_word(b',');
@@ -32,7 +41,10 @@ pub(crate) fn chunks(fragments: &[Fragment], emphasis: Emphasis, encoder: Encode
             continue;
         }
         let weight = if emphasis == Emphasis::Ignore { 1.0 } else { fragment.weight as f32 };
-        for id in tokenizer.encode(&fragment.text) {
+        let tokens = tokenizer.encode(&fragment.text);
+        let mut at = 0;
+        while at < tokens.len() {
+            let id = tokens[at];
             let mut moved = Vec::new();
             let full = chunk.len() == TEXT_TOKENS;
             if id == comma {
@@ -48,7 +60,18 @@ pub(crate) fn chunks(fragments: &[Fragment], emphasis: Emphasis, encoder: Encode
                 chunk = moved;
                 last_comma = None;
             }
-            chunk.push((id, weight));
+            let Some((word, taken)) = added.at(&tokens[at..]) else {
+                chunk.push((id, weight));
+                at += 1;
+                continue;
+            };
+            if chunk.len() + word.ids.len() > TEXT_TOKENS {
+                chunks.push(Chunk::framed(encoder, &chunk, weighting));
+                chunk.clear();
+                last_comma = None;
+            }
+            chunk.extend(word.ids.clone().map(|id| (id, weight)));
+            at += taken;
         }
     }
     if !chunk.is_empty() || chunks.is_empty() {

@@ -20,6 +20,9 @@ pub struct EmbeddedRequest {
     /// The LoRA files it was made with, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub loras: Vec<EmbeddedLora>,
+    /// The textual inversions that it was made with, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub embeddings: Vec<EmbeddedWord>,
 }
 
 /// The models a picture was made with.
@@ -53,6 +56,17 @@ pub struct EmbeddedLora {
     pub sha256: String,
     /// Strength.
     pub scale: f64,
+}
+
+/// A textual inversion and the word that stands for it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EmbeddedWord {
+    /// Its name, without folders.
+    pub name: String,
+    /// SHA-256 of the contents, in hex.
+    pub sha256: String,
+    /// What prompts say for it.
+    pub word: String,
 }
 
 impl EmbeddedRequest {

@@ -63,6 +63,14 @@ impl EmbeddedRequest {
                 .collect();
             pairs.push("Lora hashes", Some(hashes.join(", ")));
         }
+        if !self.embeddings.is_empty() {
+            let hashes: Vec<String> = self
+                .embeddings
+                .iter()
+                .map(|own| format!("{}: {}", own.word.replace([':', ','], ""), &own.sha256[..12]))
+                .collect();
+            pairs.push("TI hashes", Some(hashes.join(", ")));
+        }
         pairs.push("Generator", Some(concat!("unwrong ", env!("CARGO_PKG_VERSION"))));
         pairs.0
     }

@@ -51,6 +51,7 @@ fn embedded(prompt: &str) -> EmbeddedRequest {
             },
             EmbeddedLora { name: "wrong".to_owned(), sha256: "f".repeat(64), scale: 1.0 },
         ],
+        embeddings: Vec::new(),
     }
 }
 
