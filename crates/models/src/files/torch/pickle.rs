@@ -32,6 +32,7 @@ impl<'a> Pickle<'a> {
         if !matches!(start, Some([0x80, 2..=5])) {
             return Err(damaged(match start {
                 Some([0x80, version]) => format!("pickle protocol {version}, expected 2 to 5"),
+                None => format!("its pickle is cut off: {} bytes are left", bytes.len()),
                 _ => "it does not begin as a pickle of protocol 2 to 5 does".to_owned(),
             }));
         }
