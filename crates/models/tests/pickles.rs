@@ -49,8 +49,7 @@ fn every_file_of_torch_gives_the_tensors_it_was_made_of() {
         {
             found += 1;
             assert_eq!(file.shape(key), expected.shape(golden), "{name}: {key}");
-            let (weight, golden_weight) =
-                (file.weights().get(key), expected.weights().get(golden));
+            let (weight, golden_weight) = (file.weights().get(key), expected.weights().get(golden));
             assert_eq!(
                 weight.map(|weight| (weight.dtype(), weight.bytes())),
                 golden_weight.map(|weight| (weight.dtype(), weight.bytes())),

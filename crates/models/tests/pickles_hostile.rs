@@ -35,7 +35,7 @@ fn every_hostile_file_is_refused_by_what_it_does() {
                 assert!(message.len() < 400, "{what}: {message}");
             }
             // Odd, and harmless: nothing but the tensors is taken.
-            Ok(file) => assert!(words.is_empty() || words == "without", "{what}: {file:?}"),
+            Ok(file) => assert!(words.is_empty(), "{what}: {file:?}"),
         }
         assert!(start.elapsed() < Duration::from_secs(5), "{what}");
     }

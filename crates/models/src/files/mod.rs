@@ -1,4 +1,4 @@
-//! Models as files: folders, safetensors, configs and the weights in them.
+//! Models as files: folders, safetensors and pickled files, configs and the weights in them.
 //!
 //! Stage 0 of a run, before the first token. Nothing is copied: a [`FrozenWeight`] is a view
 //! into a file map or into bytes of the program. Nothing is believed either: a file is checked

@@ -4,6 +4,8 @@
 
 pub(crate) mod hostile;
 
+use unwrong_models::files::{Dtype, TensorFile};
+
 /// An entry of a zip in the making. What is written of it can be changed before.
 #[derive(Clone)]
 pub(crate) struct Entry {
@@ -140,4 +142,30 @@ pub(crate) fn one(tensor: &[u8]) -> Vec<u8> {
 /// The four numbers of [`file`].
 pub(crate) fn floats() -> Vec<u8> {
     storage_id("FloatStorage", "0", 4)
+}
+
+/// The weights of a file as torch would have written them, in a `state_dict`.
+pub(crate) fn written(file: &TensorFile) -> Vec<u8> {
+    let mut operations = [b"}", &text("state_dict")[..], b"}"].concat();
+    let mut entries = Vec::new();
+    for (place, (name, weight)) in file.weights().iter().enumerate() {
+        let class = match weight.dtype() {
+            Dtype::F32 => "FloatStorage",
+            Dtype::F16 => "HalfStorage",
+            Dtype::Bf16 => "BFloat16Storage",
+        };
+        let key = place.to_string();
+        let shape: Vec<i64> = weight.shape().iter().map(|dim| *dim as i64).collect();
+        let mut strides = vec![1; shape.len()];
+        for axis in (1..shape.len()).rev() {
+            strides[axis - 1] = strides[axis] * shape[axis];
+        }
+        let storage = storage_id(class, &key, weight.count() as i64);
+        operations.extend([text(name), tensor(&storage, 0, &shape, &strides)].concat());
+        operations.push(b's');
+        entries.push(Entry::new(&format!("archive/data/{key}"), weight.bytes()));
+    }
+    operations.push(b's');
+    entries.insert(0, Entry::new("archive/data.pkl", &pickle(&[&operations])));
+    zip(&entries)
 }

@@ -175,9 +175,7 @@ impl Rebuild {
                 let tensor = tensor(storage, element, *offset, shape, strides)?;
                 Ok(heap.tensor(tensor))
             }
-            (rebuild, arguments) => {
-                Err(not_so(Global::Rebuild(rebuild).name(), arguments))
-            }
+            (rebuild, arguments) => Err(not_so(Global::Rebuild(rebuild).name(), arguments)),
         }
     }
 }

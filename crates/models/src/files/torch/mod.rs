@@ -69,9 +69,9 @@ fn from_zip(bytes: &Bytes) -> Result<Contents> {
 
 /// The one folder in which everything lies; torch names it after the file.
 fn folder<'a>(archive: &Archive<'a>) -> Result<&'a str> {
-    let mut folders = archive.names().filter_map(|name| {
-        name.strip_suffix("/data.pkl").filter(|folder| !folder.contains('/'))
-    });
+    let mut folders = archive
+        .names()
+        .filter_map(|name| name.strip_suffix("/data.pkl").filter(|folder| !folder.contains('/')));
     let Some(folder) = folders.next() else {
         let mut names = archive.names().map(|name| format!("`{}`", shown(name)));
         let reason = match names.next() {

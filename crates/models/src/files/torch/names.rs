@@ -12,9 +12,11 @@ use super::value::{Heap, Tensor, Value};
 
 /// Dictionaries that lie deeper hold no weights, but the state of a training.
 const DEEPEST: usize = 4;
-/// Names of SDXL take 0.3 MB. The same text can be a name often, so the pickle's length is no
-/// limit to this.
+/// Names of SDXL take 0.4 MB, counted so. A dictionary can be in many others, and the same text
+/// be many names, so the pickle's length is no limit to this.
 const MOST_TEXT: usize = 16 << 20;
+/// What a name takes beside its text.
+const PER_NAME: usize = 64;
 
 /// The tensors of a pickle under names.
 #[derive(Debug)]
@@ -28,7 +30,10 @@ pub(super) struct Named<'a> {
 pub(super) enum Found<'a> {
     Tensor(&'a Tensor<'a>),
     /// Little-endian.
-    Number { dtype: &'static str, bytes: [u8; 8] },
+    Number {
+        dtype: &'static str,
+        bytes: [u8; 8],
+    },
 }
 
 impl<'a> Named<'a> {
@@ -40,13 +45,17 @@ impl<'a> Named<'a> {
             )));
         };
         let pairs = &pickle.heap.dicts[outer as usize];
-        let inner = pairs.iter().find_map(|(key, value)| match (key, value) {
+        let mut inner = pairs.iter().filter_map(|(key, value)| match (key, value) {
             (Value::Text("state_dict"), Value::Dict(dict)) => Some(*dict),
             _ => None,
         });
+        let chosen = inner.next().unwrap_or(outer);
+        if inner.next().is_some() {
+            return Err(damaged("it holds `state_dict` twice".to_owned()));
+        }
         let named = Self { tensors: BTreeMap::new(), texts: BTreeMap::new() };
         let mut walk = Walk { heap: &pickle.heap, named, above: Vec::new(), left: MOST_TEXT };
-        walk.dict("", inner.unwrap_or(outer))?;
+        walk.dict("", chosen)?;
         Ok(walk.named)
     }
 }
@@ -89,7 +98,7 @@ impl<'a> Walk<'a> {
                 return Err(Refusal::new(reason));
             }
         };
-        self.spend(prefix.len() + key.len() + 1)?;
+        self.spend(prefix.len() + key.len() + PER_NAME)?;
         let name = || format!("{prefix}{key}");
         let found = match value {
             Value::Tensor(tensor) => Found::Tensor(&self.heap.tensors[tensor as usize]),
@@ -113,9 +122,8 @@ impl<'a> Walk<'a> {
 
     fn spend(&mut self, length: usize) -> Result<()> {
         let left = self.left.checked_sub(length);
-        self.left = left.ok_or_else(|| {
-            damaged(format!("its names are longer than {MOST_TEXT} bytes taken together"))
-        })?;
+        self.left =
+            left.ok_or_else(|| damaged(format!("its names take more than {MOST_TEXT} bytes")))?;
         Ok(())
     }
 }

@@ -175,7 +175,8 @@ impl<'a> Machine<'a> {
             }
             (b's' | b'u', Value::Dict(dict)) => {
                 let (pairs, odd) = items.as_chunks::<2>();
-                self.heap.dicts[dict as usize].extend(pairs.iter().map(|[key, value]| (*key, *value)));
+                self.heap.dicts[dict as usize]
+                    .extend(pairs.iter().map(|[key, value]| (*key, *value)));
                 match odd {
                     [] => Ok(()),
                     _ => Err(damaged("a dictionary has a key without a value")),
@@ -205,8 +206,10 @@ impl<'a> Machine<'a> {
         let state = self.pop()?;
         match (*self.top()?, state) {
             (Value::Dict(_), Value::Dict(_)) => Ok(()),
-            (target, _) => Err(damaged(format!("it gives attributes to {}", target.kind()))
-                .hint(NOT_ONLY_TENSORS)),
+            (target, _) => {
+                Err(damaged(format!("it gives attributes to {}", target.kind()))
+                    .hint(NOT_ONLY_TENSORS))
+            }
         }
     }
 
@@ -263,10 +266,7 @@ impl<'a> Machine<'a> {
     fn take(&mut self, length: usize) -> Result<&'a [u8]> {
         let rest = &self.bytes[self.at..];
         let bytes = rest.get(..length).ok_or_else(|| {
-            damaged(format!(
-                "its pickle is cut off: {} bytes are left of {length}",
-                rest.len()
-            ))
+            damaged(format!("its pickle is cut off: {} bytes are left of {length}", rest.len()))
         })?;
         self.at += length;
         Ok(bytes)
