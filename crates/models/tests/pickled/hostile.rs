@@ -240,7 +240,7 @@ fn bombs() -> Vec<Case> {
         b"u",
     ]
     .concat();
-    let long_key = [&b"X\0\0\x10\0"[..], &[b'k'; 1 << 20], b"q\x01"].concat();
+    let long_key = [&b"X\0\0\x10\0"[..], &vec![b'k'; 1 << 20], b"q\x01"].concat();
     let many_keys = [
         &b"}"[..],
         &long_key,
@@ -251,8 +251,7 @@ fn bombs() -> Vec<Case> {
     ]
     .concat();
     let arguments =
-        [&b"("[..], &b"N".repeat(100_000), b"tq\0", &b"ccollections\nOrderedDict\nh\0R".repeat(1)]
-            .concat();
+        [&b"("[..], &b"N".repeat(100_000), b"tq\0", b"ccollections\nOrderedDict\nh\0R"].concat();
     vec![
         ("a million lists in lists", deep(b"]("), "where there is none"),
         ("a million marks", deep(b"("), "where there is none"),
@@ -365,7 +364,7 @@ fn zips() -> Vec<Case> {
         ),
         (
             "names that differ",
-            changed(&|entries| entries[1].local_name = "a/data/1".to_owned()),
+            changed(&|entries| entries[1].local_name = "a/data/1".into()),
             "its name",
         ),
         (

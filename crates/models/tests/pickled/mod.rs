@@ -1,6 +1,7 @@
 //! Pickles and zips made by hand, byte by byte: sound ones, and hostile ones.
 
 #![allow(dead_code, reason = "every test file uses its own part")]
+#![expect(clippy::cast_possible_wrap, reason = "files of some kilobytes")]
 
 pub(crate) mod hostile;
 

@@ -11,7 +11,7 @@ const LONGEST: Duration = Duration::from_secs(10);
 /// Most memory of the whole run.
 const MOST_MEMORY_MB: u64 = 1024;
 
-/// SplitMix64 of Steele, Lea and Flood 2014.
+/// `SplitMix64` of Steele, Lea and Flood 2014.
 pub(crate) struct Random(u64);
 
 impl Random {

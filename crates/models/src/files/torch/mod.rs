@@ -112,15 +112,11 @@ fn contents(
                 (tensor.element.name, tensor.shape.clone(), view)
             }
         };
-        match Dtype::from_safetensors(dtype) {
-            Some(dtype) => {
-                let weight = FrozenWeight::new(bytes, range, dtype, &shape);
-                contents.weights.insert(name, weight);
-            }
-            None => {
-                let dtype = dtype.to_owned();
-                contents.others.insert(name, OtherTensor { dtype, shape, bytes, range });
-            }
+        if let Some(dtype) = Dtype::from_safetensors(dtype) {
+            contents.weights.insert(name, FrozenWeight::new(bytes, range, dtype, &shape));
+        } else {
+            let dtype = dtype.to_owned();
+            contents.others.insert(name, OtherTensor { dtype, shape, bytes, range });
         }
     }
     Ok(contents)

@@ -3,7 +3,7 @@
 //! Every operation is of bounded cost, and there is a limit to their number; what they build
 //! lies flat in a [`Heap`]. So time and memory follow the length of the pickle, whatever it says.
 //!
-//! Source: `pickletools.py` and `pickle.py` of CPython 3.11, protocols 2 to 5, and
+//! Source: `pickletools.py` and `pickle.py` of Python 3.11, protocols 2 to 5, and
 //! `torch/_weights_only_unpickler.py` of torch 2.15.
 
 use std::collections::HashMap;
