@@ -59,6 +59,17 @@ pub enum Error {
         reason: String,
     },
 
+    /// A file that `torch.save` wrote, or seems to have written, cannot be read.
+    #[error("cannot read {path}, a pickled file: {reason}")]
+    Pickled {
+        /// The file.
+        path: String,
+        /// What was found.
+        reason: String,
+        /// What to do about it, where there is something to do.
+        hint: Option<&'static str>,
+    },
+
     /// A weight the network needs is not in the file.
     #[error("`{key}` is missing in {path}")]
     MissingWeight {
@@ -280,6 +291,7 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::NotSafetensors { found, .. } => found.hint().map(str::to_owned),
+            Self::Pickled { hint, .. } => hint.map(str::to_owned),
             Self::NotFound { path } if path.contains(':') => Some(
                 "check the path; a LoRA's scale is a number after a colon: `FILE:0.8`".to_owned(),
             ),

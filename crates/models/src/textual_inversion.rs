@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use crate::error::{Error, Result};
-use crate::files::{Bytes, Family, FrozenWeight, SafetensorsFile};
+use crate::files::{Bytes, Family, FrozenWeight, TensorFile};
 
 /// More tokens than that leave no room for a prompt.
 const MOST_TOKENS: usize = 75;
@@ -22,7 +22,7 @@ pub struct TextualInversion {
 impl TextualInversion {
     /// Opens a file of the disk. `widths` are those of the model's two text encoders.
     pub fn open(path: &Path, widths: [usize; 2]) -> Result<Self> {
-        Self::read(&SafetensorsFile::open(path)?, widths)
+        Self::read(&TensorFile::open(path)?, widths)
     }
 
     /// How many tokens the word of a file stands for, whatever the model is.
@@ -53,7 +53,7 @@ impl TextualInversion {
         &self.bytes
     }
 
-    fn read(file: &SafetensorsFile, widths: [usize; 2]) -> Result<Self> {
+    fn read(file: &TensorFile, widths: [usize; 2]) -> Result<Self> {
         let refuse =
             |reason: String| Error::TextualInversion { path: file.path().to_owned(), reason };
         let vector = |(key, width): (&str, usize)| {
@@ -82,8 +82,11 @@ impl TextualInversion {
 }
 
 /// What a file without a key is instead.
-fn missing(file: &SafetensorsFile, key: &str) -> String {
-    let width = ["emb_params", "clip_l", "clip_g"].iter().find_map(|name| file.shape(name)?.last());
+fn missing(file: &TensorFile, key: &str) -> String {
+    let names = ["emb_params", "string_to_param.*", "clip_l", "clip_g"];
+    // diffusers names the one tensor of a file after the word.
+    let only = file.names().next().filter(|_| file.names().count() == 1);
+    let width = names.into_iter().chain(only).find_map(|name| file.shape(name)?.last());
     let family = match width {
         Some(768) => "one for Stable Diffusion 1",
         Some(1024) => "one for Stable Diffusion 2",
@@ -109,7 +112,7 @@ mod tests {
             })
             .collect();
         let bytes = Bytes::owned(safetensors_bytes(&tensors, &BTreeMap::new()));
-        TextualInversion::read(&SafetensorsFile::parse(&bytes, "word.safetensors")?, [768, 1280])
+        TextualInversion::read(&TensorFile::parse(&bytes, "word.safetensors")?, [768, 1280])
     }
 
     #[test]

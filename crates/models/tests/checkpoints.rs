@@ -5,6 +5,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+mod pickled;
 mod shared;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,8 +15,8 @@ use serde_json::{Value, json};
 use shared::{Made, demo, root, write_sparse};
 use unwrong_models::error::Error;
 use unwrong_models::files::{
-    Folder, HiddenAct, ModelIndex, ModelKind, ModelParts, PredictionType, SafetensorsFile,
-    SchedulerConfig, TextEncoderConfig, UnetConfig, VaeParts, Weights,
+    Folder, HiddenAct, ModelIndex, ModelKind, ModelParts, PredictionType, SchedulerConfig,
+    TensorFile, TextEncoderConfig, UnetConfig, VaeParts, Weights,
 };
 use unwrong_models::lora::{Network, Targets};
 use unwrong_models::text_encoder::TextEncoder;
@@ -162,7 +163,7 @@ fn published_encoder(second: bool) -> Value {
 
 /// The demo model as a single file, by the golden's table: its keys are some of SDXL's, but
 /// for the VAE, which has another shortcut and is left out.
-fn demo_checkpoint(name: &str, parts: &BTreeMap<&str, SafetensorsFile>) -> Vec<u8> {
+fn demo_checkpoint(name: &str, parts: &BTreeMap<&str, TensorFile>) -> Vec<u8> {
     let mut made = Made::new();
     for (key, row) in goldens()["single_file"][name].as_object().unwrap() {
         let row = row.as_array().unwrap();
@@ -195,7 +196,7 @@ fn demo_checkpoint(name: &str, parts: &BTreeMap<&str, SafetensorsFile>) -> Vec<u
 
 #[test]
 fn the_demo_model_is_the_same_as_folder_and_as_single_file() {
-    let file = |part: &str, name: &str| SafetensorsFile::open_in(&demo(part), name).unwrap();
+    let file = |part: &str, name: &str| TensorFile::open_in(&demo(part), name).unwrap();
     let unet = "diffusion_pytorch_model.safetensors";
     for (name, kind) in [("base", ModelKind::Base), ("refiner", ModelKind::Refiner)] {
         let mut parts = BTreeMap::from([
@@ -221,7 +222,11 @@ fn the_demo_model_is_the_same_as_folder_and_as_single_file() {
         }
         let path = configs.path().join("demo.safetensors");
         std::fs::write(&path, demo_checkpoint(name, &parts)).unwrap();
+        let pickle = configs.path().join("demo.ckpt");
+        std::fs::write(&pickle, pickled::written(&TensorFile::open(&path).unwrap())).unwrap();
         let configs = Folder::disk(configs.path());
+        let opened = ModelParts::open_file_with_configs(&pickle, &configs).unwrap();
+        assert_networks_load(&opened, kind == ModelKind::Base);
         let opened = ModelParts::open_file_with_configs(&path, &configs).unwrap();
         assert_eq!((opened.kind, opened.name.as_str()), (kind, "demo"));
         assert_networks_load(&opened, kind == ModelKind::Base);
@@ -551,10 +556,14 @@ fn a_folder_that_is_no_model_says_what_it_lacks() {
     assert!(open().contains("`sdxl.safetensors`: name that file"), "{}", open());
 
     let pickle = |folder: &Path, stem: &str, _: &Keys| {
-        std::fs::write(folder.join(format!("{stem}.bin")), "PK").unwrap();
+        std::fs::write(folder.join(format!("{stem}.bin")), "PK\x03\x04").unwrap();
     };
     published_folder(folder.path(), false, pickle);
-    assert!(open().contains("diffusion_pytorch_model.bin is not a safetensors file"), "{}", open());
+    assert!(
+        open().contains("diffusion_pytorch_model.bin, a pickled file: it is cut off"),
+        "{}",
+        open()
+    );
     std::fs::write(folder.path().join("model_index.json"), r#"{"_class_name": "FluxPipeline"}"#)
         .unwrap();
     assert!(open().contains("FluxPipeline"), "{}", open());

@@ -9,13 +9,13 @@ use serde_json::{Value, json};
 use shared::{Made, demo, framed, root};
 use unwrong_models::error::Error;
 use unwrong_models::files::{
-    Bytes, Folder, Foreign, ModelDefaults, ModelIndex, ModelParts, PredictionType, SafetensorsFile,
-    SchedulerConfig, TextEncoderConfig, UnetConfig, VaeConfig, Weights,
+    Bytes, Folder, Foreign, ModelDefaults, ModelIndex, ModelParts, PredictionType, SchedulerConfig,
+    TensorFile, TextEncoderConfig, UnetConfig, VaeConfig, Weights,
 };
 use unwrong_models::lora::LoraFile;
 
-fn parse(bytes: &[u8]) -> Result<SafetensorsFile, Error> {
-    SafetensorsFile::parse(&Bytes::owned(bytes.to_vec()), "test.safetensors")
+fn parse(bytes: &[u8]) -> Result<TensorFile, Error> {
+    TensorFile::parse(&Bytes::owned(bytes.to_vec()), "test.safetensors")
 }
 
 fn small() -> Made {
@@ -348,7 +348,7 @@ fn impostors_on_the_disk_are_named_with_the_way_out() {
     let path = folder.path().join("model.safetensors");
     for (bytes, kind, hint) in [
         (&b""[..], "empty", "download"),
-        (b"PK\x03\x04 and more than eight bytes", "torch zip", "convert it to safetensors"),
+        (b"PK\x03\x04 and more than eight bytes", "cut off", "get it again"),
         (b"<!doctype html><title>Sign in</title>", "HTML page", "login"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "git-lfs", "git lfs pull"),
         (b"GGUF\x03\0\0\0 and the rest", "GGUF", "original"),

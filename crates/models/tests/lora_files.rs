@@ -381,11 +381,3 @@ fn a_value_that_is_no_number_is_refused_with_its_key() {
         assert!(refusal(&file).contains(&key));
     }
 }
-
-#[test]
-fn a_pickle_is_refused_with_the_way_out() {
-    let error = LoraFile::parse(&Bytes::embedded(b"PK\x03\x04rest of the zip"), "pytorch_lora.bin")
-        .unwrap_err();
-    assert!(error.to_string().contains("torch zip"), "{error}");
-    assert!(error.hint().unwrap().contains("convert it to safetensors"));
-}

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
 use unwrong::picture::write_atomically;
-use unwrong_models::files::{Bytes, FrozenWeight, SafetensorsFile, safetensors_bytes};
+use unwrong_models::files::{Bytes, FrozenWeight, TensorFile, safetensors_bytes};
 
 use crate::error::{Error, Result};
 use crate::settings::difference;
@@ -130,9 +130,9 @@ fn encode(state: &State, settings: &str) -> Vec<u8> {
 }
 
 /// Settings and tensors, if the file is whole.
-fn read(path: &Path) -> Option<(String, SafetensorsFile)> {
+fn read(path: &Path) -> Option<(String, TensorFile)> {
     let bytes = Bytes::owned(fs::read(path).ok()?);
-    let file = SafetensorsFile::parse(&bytes, &path.display().to_string()).ok()?;
+    let file = TensorFile::parse(&bytes, &path.display().to_string()).ok()?;
     let settings = file.metadata().get(SETTINGS)?.clone();
     if *file.metadata().get(CHECKSUM)? != checksum(&settings, file.weights()) {
         return None;
@@ -141,7 +141,7 @@ fn read(path: &Path) -> Option<(String, SafetensorsFile)> {
 }
 
 /// The state in a file, if its tensors are those of `like`.
-fn state(file: &SafetensorsFile, like: &State) -> Option<State> {
+fn state(file: &TensorFile, like: &State) -> Option<State> {
     let values = |name: &str| Some(file.weights().get(name)?.values_f32());
     let losses = values("losses")?;
     let mut state = like.clone();

@@ -11,6 +11,8 @@ use crate::request::GenerateRequest;
 
 /// Folders within folders that are looked into.
 pub(crate) const MOST_DEPTH: usize = 8;
+/// Endings of files of tensors.
+const ENDINGS: [&str; 5] = ["safetensors", "bin", "ckpt", "pt", "pth"];
 /// Names that an error shows at most.
 const MOST_NAMES: usize = 8;
 
@@ -66,7 +68,7 @@ fn find(tag: &LoraTag, folder: &str, files: &[PathBuf]) -> Result<PromptLora> {
                 tag.name
             ),
             hint: Some(if names.is_empty() {
-                "there is no `.safetensors` file in it".to_owned()
+                "there is no LoRA file in it".to_owned()
             } else {
                 format!("there are: {}{more}", names.join(", "))
             }),
@@ -76,14 +78,17 @@ fn find(tag: &LoraTag, folder: &str, files: &[PathBuf]) -> Result<PromptLora> {
     Ok(PromptLora { path: path.clone(), scales })
 }
 
-/// All `.safetensors` files, the folders within included.
+/// All files of tensors, the folders within included.
 pub(crate) fn list(folder: &Path, depth: usize, files: &mut Vec<PathBuf>) -> Result<()> {
     let failed = |source| Error::Io { path: folder.to_owned(), action: "list", source };
     for entry in fs::read_dir(folder).map_err(failed)? {
         let path = entry.map_err(failed)?.path();
         if path.is_dir() && depth > 0 {
             list(&path, depth - 1, files)?;
-        } else if path.extension().is_some_and(|end| end.eq_ignore_ascii_case("safetensors")) {
+        } else if path
+            .extension()
+            .is_some_and(|end| ENDINGS.iter().any(|known| end.eq_ignore_ascii_case(known)))
+        {
             files.push(path);
         }
     }

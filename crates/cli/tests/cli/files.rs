@@ -37,13 +37,16 @@ fn safetensors(name: &str, shape: [usize; 2], bytes: usize) -> Vec<u8> {
 }
 
 #[test]
-fn a_pickled_lora_is_refused_with_the_way_out() {
+fn a_pickled_lora_is_read_and_one_that_runs_something_is_refused() {
     let folder = tempfile::tempdir().unwrap();
-    fs::write(folder.path().join("pytorch_lora_weights.bin"), b"PK\x03\x04 a zip of pickles")
-        .unwrap();
+    let golden = demo().join("../../../parity/goldens/pickles/lora.bin");
+    let shown = unwrong(folder.path(), &["lora", "inspect", golden.to_str().unwrap()]).done();
+    assert!(shown.stdout.contains("tensors     2"), "{}", shown.stdout);
+
+    fs::write(folder.path().join("pytorch_lora_weights.bin"), b"\x80\x02cos\nsystem\n.").unwrap();
     let stderr = refused(folder.path(), "--lora", "pytorch_lora_weights.bin");
-    assert!(stderr.contains("hint: "), "{stderr}");
-    assert!(stderr.contains("safetensors"), "{stderr}");
+    assert!(stderr.contains("it would run `os.system`"), "{stderr}");
+    assert!(stderr.contains("hint: get a .safetensors of it"), "{stderr}");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use crate::error::{Error, Result};
 use crate::files::weights::Builder;
 use crate::files::{
-    Folder, ModelDefaults, ModelIndex, ModelKind, ModelParts, SafetensorsFile, SchedulerConfig,
+    Folder, ModelDefaults, ModelIndex, ModelKind, ModelParts, SchedulerConfig, TensorFile,
     TextEncoderConfig, UnetConfig, VaeConfig, VaeParts, Weights,
 };
 
@@ -28,6 +28,9 @@ const VARIANTS: [&str; 6] = [
     ".bf16.safetensors",
     ".safetensors.index.bf16.json",
 ];
+
+/// Endings of older folders, where weights are pickled.
+const PICKLED: [&str; 3] = [".bin", ".bin.index.json", ".fp16.bin"];
 
 /// Opens a model. Parts that are not there are `None`; only the UNet must be.
 pub(super) fn open_model(folder: &Folder) -> Result<ModelParts> {
@@ -99,14 +102,16 @@ fn open_weights(
     translate: impl Fn(&str) -> Option<String>,
 ) -> Result<Weights> {
     let names = VARIANTS.iter().map(|variant| format!("{stem}{variant}"));
-    let Some(name) = names.into_iter().find(|name| folder.exists(name)) else {
-        return Err(no_weights(folder, stem));
+    let stem_of_pickles = if stem == "model" { "pytorch_model" } else { stem };
+    let pickled = PICKLED.iter().map(|variant| format!("{stem_of_pickles}{variant}"));
+    let Some(name) = names.chain(pickled).find(|name| folder.exists(name)) else {
+        return Err(Error::NotFound { path: folder.display(&format!("{stem}.safetensors")) });
     };
     if std::path::Path::new(&name).extension().is_some_and(|extension| extension == "json") {
         return open_shards(folder, &name, translate);
     }
     let mut builder = Builder::new(&folder.display(&name));
-    builder.add_file(SafetensorsFile::open_in(folder, &name)?, translate)?;
+    builder.add_file(TensorFile::open_in(folder, &name)?, translate)?;
     Ok(builder.build())
 }
 
@@ -130,7 +135,7 @@ fn open_shards(
         if shard.contains(['/', '\\', ':']) || shard.starts_with('.') {
             return Err(malformed(format!("`{shard}` is no name of a file in this folder")));
         }
-        let file = SafetensorsFile::open_in(folder, shard)?;
+        let file = TensorFile::open_in(folder, shard)?;
         let promised = index.weight_map.iter().filter(|(_, place)| *place == shard);
         for (key, _) in promised {
             if file.shape(key).is_none() {
@@ -175,20 +180,5 @@ fn no_model(folder: &Folder) -> Error {
             None => format!("a folder without `{INDEX}`"),
         },
         expected: "a model folder in diffusers layout, or a single .safetensors file".to_owned(),
-    }
-}
-
-fn no_weights(folder: &Folder, stem: &str) -> Error {
-    let names = folder.list().unwrap_or_default();
-    let pickle = names.iter().find(|name| {
-        let path = std::path::Path::new(name);
-        path.extension().is_some_and(|extension| extension == "bin") && name.starts_with(stem)
-    });
-    match pickle {
-        Some(name) => Error::NotSafetensors {
-            path: folder.display(name),
-            found: crate::files::Foreign::TorchZip,
-        },
-        None => Error::NotFound { path: folder.display(&format!("{stem}.safetensors")) },
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::files::SafetensorsFile;
+use crate::files::TensorFile;
 
 /// What kind of model a safetensors file holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,7 +65,7 @@ const LORA_MARKS: [&str; 13] = [
 ];
 
 impl Family {
-    pub(crate) fn recognise(file: &SafetensorsFile) -> Self {
+    pub(crate) fn recognise(file: &TensorFile) -> Self {
         let has = |start: &str| file.names().any(|name| name.starts_with(start));
         if file.names().any(|name| {
             name.starts_with("lora_") || LORA_MARKS.iter().any(|mark| name.contains(mark))
@@ -93,7 +93,7 @@ impl Family {
         Self::Unknown(key)
     }
 
-    fn of_unet(file: &SafetensorsFile) -> Self {
+    fn of_unet(file: &TensorFile) -> Self {
         const UNET: &str = "model.diffusion_model.";
         let dim = |name: &str, axis: usize| {
             file.shape(&format!("{UNET}{name}")).and_then(|shape| shape.get(axis).copied())

@@ -1,4 +1,4 @@
-//! What a file is that calls itself safetensors and is not.
+//! What a file is, told from its first bytes: safetensors, or something else.
 //!
 //! The commonest reports about loaders are a pickle, a download page or a pointer under a
 //! `.safetensors` name, each with the message "header too large".
@@ -59,15 +59,11 @@ impl Foreign {
             Self::Empty | Self::TooShort | Self::Html | Self::Json => {
                 "download the file again; a private or licensed file needs a login"
             }
-            Self::TorchZip | Self::Pickle => {
-                "convert it to safetensors: in Python, `safetensors.torch.save_file(torch.load(path, \
-                 weights_only=True), \"out.safetensors\")`"
-            }
             Self::GitLfsPointer => {
                 "run `git lfs pull` in its repository, or download the file itself"
             }
             Self::Gguf => "use the original .safetensors file; quantised files are not read",
-            Self::Picture | Self::Unknown => return None,
+            Self::TorchZip | Self::Pickle | Self::Picture | Self::Unknown => return None,
         })
     }
 }

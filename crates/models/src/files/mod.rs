@@ -1,4 +1,4 @@
-//! Models as files: folders, safetensors, configs and the weights in them.
+//! Models as files: folders, safetensors and pickled files, configs and the weights in them.
 //!
 //! Stage 0 of a run, before the first token. Nothing is copied: a [`FrozenWeight`] is a view
 //! into a file map or into bytes of the program. Nothing is believed either: a file is checked
@@ -14,8 +14,9 @@ mod frozen;
 mod header;
 mod ldm;
 mod parts;
-mod safetensors;
 mod single;
+mod tensor_file;
+mod torch;
 mod weights;
 mod write;
 
@@ -30,6 +31,7 @@ pub use foreign::Foreign;
 pub use frozen::{Dtype, FrozenWeight};
 pub(crate) use ldm::BlockNames;
 pub use parts::{ModelKind, ModelParts, VaeParts};
-pub use safetensors::SafetensorsFile;
+pub use tensor_file::TensorFile;
+pub use tensor_file::TensorFile as SafetensorsFile;
 pub use weights::{WeightPath, Weights};
 pub use write::safetensors_bytes;

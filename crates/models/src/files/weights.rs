@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::{Error, Result, Shape};
-use crate::files::{Bytes, Folder, FrozenWeight, SafetensorsFile};
+use crate::files::{Bytes, Folder, FrozenWeight, TensorFile};
 
 /// The weights of one network, under the keys its code asks for.
 ///
@@ -34,16 +34,16 @@ struct Entry {
 impl Weights {
     /// The weights of a safetensors file of the disk, under their own keys.
     pub fn open(path: &std::path::Path) -> Result<Self> {
-        Self::of(SafetensorsFile::open(path)?)
+        Self::of(TensorFile::open(path)?)
     }
 
     /// The weights of a safetensors file in a folder, under their own keys.
     pub fn open_in(folder: &Folder, name: &str) -> Result<Self> {
-        Self::of(SafetensorsFile::open_in(folder, name)?)
+        Self::of(TensorFile::open_in(folder, name)?)
     }
 
     /// The weights of an open file, under their own keys.
-    pub fn of(file: SafetensorsFile) -> Result<Self> {
+    pub fn of(file: TensorFile) -> Result<Self> {
         let path = file.path().to_owned();
         let mut builder = Builder::new(&path);
         builder.add_file(file, |key| Some(key.to_owned()))?;
@@ -176,7 +176,7 @@ impl Builder {
     /// are remembered only for the message if somebody asks for them.
     pub(crate) fn add_file(
         &mut self,
-        file: SafetensorsFile,
+        file: TensorFile,
         translate: impl Fn(&str) -> Option<String>,
     ) -> Result<()> {
         let path = self.add_source(&file);
@@ -195,7 +195,7 @@ impl Builder {
     }
 
     /// Notes that weights of this file follow.
-    pub(crate) fn add_source(&mut self, file: &SafetensorsFile) -> Arc<str> {
+    pub(crate) fn add_source(&mut self, file: &TensorFile) -> Arc<str> {
         let path = file.shared_path();
         self.inner.files.push((Arc::clone(&path), file.bytes().clone()));
         path

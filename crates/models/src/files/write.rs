@@ -49,7 +49,7 @@ pub fn safetensors_bytes(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::files::{Bytes, Dtype, SafetensorsFile};
+    use crate::files::{Bytes, Dtype, TensorFile};
 
     #[test]
     fn what_is_written_is_read_again_and_aligned() -> crate::Result<()> {
@@ -61,7 +61,7 @@ mod tests {
         let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
         let bytes = safetensors_bytes(&tensors, &metadata);
         assert_eq!(bytes, safetensors_bytes(&tensors, &metadata));
-        let file = SafetensorsFile::parse(&Bytes::owned(bytes.clone()), "made")?;
+        let file = TensorFile::parse(&Bytes::owned(bytes.clone()), "made")?;
         assert_eq!(file.metadata(), &metadata);
         for (name, weight) in &tensors {
             let read = &file.weights()[name];

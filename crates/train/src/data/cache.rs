@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
 use unwrong::picture::write_atomically;
-use unwrong_models::files::{Bytes, Dtype, FrozenWeight, SafetensorsFile, safetensors_bytes};
+use unwrong_models::files::{Bytes, Dtype, FrozenWeight, TensorFile, safetensors_bytes};
 
 use crate::error::{Error, Result};
 
@@ -104,7 +104,7 @@ fn encode(entry: &Entry) -> Vec<u8> {
 
 /// Nothing, unless the file is whole.
 fn decode(bytes: Vec<u8>) -> Option<Entry> {
-    let file = SafetensorsFile::parse(&Bytes::owned(bytes), "cache").ok()?;
+    let file = TensorFile::parse(&Bytes::owned(bytes), "cache").ok()?;
     let array = |(name, weight): (&String, &FrozenWeight)| {
         let array = Array { shape: weight.shape().to_vec(), values: weight.values_f32() };
         (weight.dtype() == Dtype::F32).then(|| (name.clone(), array))

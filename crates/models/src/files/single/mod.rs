@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::files::weights::Builder;
 use crate::files::{
     BlockNames, Family, Folder, FrozenWeight, ModelDefaults, ModelIndex, ModelKind, ModelParts,
-    PredictionType, SafetensorsFile, SchedulerConfig, TextEncoderConfig, UnetConfig, VaeConfig,
+    PredictionType, SchedulerConfig, TensorFile, TextEncoderConfig, UnetConfig, VaeConfig,
     VaeParts,
 };
 use shapes::Shapes;
@@ -47,7 +47,7 @@ const IGNORED: [&str; 12] = [
 
 /// Opens a checkpoint; `configs` is a folder in diffusers layout whose configs describe it.
 pub(super) fn open_model(path: &Path, configs: Option<&Folder>) -> Result<ModelParts> {
-    let file = SafetensorsFile::open(path)?;
+    let file = TensorFile::open(path)?;
     let family = Family::recognise(&file);
     if family != Family::Sdxl {
         return Err(wrong_model(&file, family.to_string(), "a single-file checkpoint of SDXL"));
@@ -87,7 +87,7 @@ pub(super) fn open_model(path: &Path, configs: Option<&Folder>) -> Result<ModelP
 
 /// Opens a VAE in a file of its own, or the VAE of a checkpoint.
 pub(super) fn open_vae(path: &Path) -> Result<VaeParts> {
-    let file = SafetensorsFile::open(path)?;
+    let file = TensorFile::open(path)?;
     match Family::recognise(&file) {
         Family::DiffusersVae => vae::open_diffusers(file),
         Family::LdmVae | Family::Sdxl => {
@@ -103,7 +103,7 @@ pub(super) fn open_vae(path: &Path) -> Result<VaeParts> {
 }
 
 /// Which encoders there are tells; without them, what is added to the embedding of time.
-fn kind(file: &SafetensorsFile, first: Option<&str>, second: Option<&str>) -> ModelKind {
+fn kind(file: &TensorFile, first: Option<&str>, second: Option<&str>) -> ModelKind {
     /// Width of what the published refiner adds: 1280 pooled + 5 · 256.
     const REFINER_WIDTH: usize = 2560;
 
@@ -118,7 +118,7 @@ fn kind(file: &SafetensorsFile, first: Option<&str>, second: Option<&str>) -> Mo
 
 /// Where the configs of a checkpoint come from: a folder, or shapes and the published ones.
 struct Configs<'a> {
-    file: &'a SafetensorsFile,
+    file: &'a TensorFile,
     folder: Option<&'a Folder>,
 }
 
@@ -190,7 +190,7 @@ impl Configs<'_> {
 
 /// Deals the tensors of a checkpoint out to the networks.
 struct Split<'a> {
-    file: &'a SafetensorsFile,
+    file: &'a TensorFile,
     unet_names: BlockNames,
     vae_names: Option<BlockNames>,
     second: Option<&'a str>,
@@ -202,7 +202,7 @@ struct Split<'a> {
 
 impl<'a> Split<'a> {
     fn new(
-        file: &'a SafetensorsFile,
+        file: &'a TensorFile,
         unet: &UnetConfig,
         vae: Option<&VaeConfig>,
         second: Option<&'a str>,
@@ -261,7 +261,7 @@ impl<'a> Split<'a> {
 
 fn put(
     builder: &mut Builder,
-    file: &SafetensorsFile,
+    file: &TensorFile,
     key: &str,
     name: String,
     weight: Option<&FrozenWeight>,
@@ -273,6 +273,6 @@ fn put(
     builder.add(name, weight.clone(), &file.shared_path())
 }
 
-fn wrong_model(file: &SafetensorsFile, found: String, expected: &str) -> Error {
+fn wrong_model(file: &TensorFile, found: String, expected: &str) -> Error {
     Error::WrongModel { path: file.path().to_owned(), found, expected: expected.to_owned() }
 }

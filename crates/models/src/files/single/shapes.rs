@@ -1,7 +1,7 @@
 //! Shapes of the tensors under one prefix.
 
 use crate::error::{Error, Result};
-use crate::files::SafetensorsFile;
+use crate::files::TensorFile;
 
 /// Features per attention head in every network of SDXL.
 const HEAD: usize = 64;
@@ -10,12 +10,12 @@ const MOST_BLOCKS: usize = 512;
 
 /// Shapes of the tensors under one prefix.
 pub(super) struct Shapes<'a> {
-    file: &'a SafetensorsFile,
+    file: &'a TensorFile,
     prefix: &'a str,
 }
 
 impl<'a> Shapes<'a> {
-    pub(super) fn new(file: &'a SafetensorsFile, prefix: &'a str) -> Self {
+    pub(super) fn new(file: &'a TensorFile, prefix: &'a str) -> Self {
         Self { file, prefix }
     }
 

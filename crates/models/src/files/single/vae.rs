@@ -10,7 +10,7 @@ use super::shapes::Shapes;
 use crate::error::Result;
 use crate::files::diffusers::vae_key;
 use crate::files::weights::Builder;
-use crate::files::{BlockNames, SafetensorsFile, VaeConfig, VaeParts};
+use crate::files::{BlockNames, TensorFile, VaeConfig, VaeParts};
 
 /// `vae/config.json` of `stabilityai/stable-diffusion-xl-base-1.0`.
 const SCALING_FACTOR: f64 = 0.13025;
@@ -25,7 +25,7 @@ pub(super) fn ldm_config(shapes: &Shapes<'_>) -> Result<Value> {
 }
 
 /// Opens a VAE whose tensors lie under `prefix` in LDM's names.
-pub(super) fn open_ldm(file: &SafetensorsFile, prefix: &str) -> Result<VaeParts> {
+pub(super) fn open_ldm(file: &TensorFile, prefix: &str) -> Result<VaeParts> {
     let config = ldm_config(&Shapes::new(file, prefix))?;
     let config = VaeConfig::parse(&config.to_string(), file.path())?;
     let names = BlockNames::vae(config.block_out_channels.len(), config.layers_per_block);
@@ -41,7 +41,7 @@ pub(super) fn open_ldm(file: &SafetensorsFile, prefix: &str) -> Result<VaeParts>
 }
 
 /// Opens a VAE in diffusers' names.
-pub(super) fn open_diffusers(file: SafetensorsFile) -> Result<VaeParts> {
+pub(super) fn open_diffusers(file: TensorFile) -> Result<VaeParts> {
     let shapes = Shapes::new(&file, "");
     let level = |i: usize| format!("decoder.up_blocks.{i}.resnets.0.conv1.weight");
     // The way up begins with the coarsest level.
