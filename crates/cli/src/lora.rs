@@ -60,6 +60,7 @@ fn text(report: &LoraReport) -> String {
         format!("size        {} bytes", report.bytes),
         format!("sha256      {}", report.sha256),
         format!("dtype       {}", counts(&report.dtypes)),
+        format!("method      {}", counts(&report.methods)),
         format!("layers      {}", report.layers),
         format!("tensors     {}", report.tensors),
         format!("parameters  {}", report.parameters),

@@ -181,11 +181,8 @@ impl<'a> Run<'a> {
     where
         'a: 'l,
     {
-        Product {
-            weight: &layer.weight,
-            bias: layer.bias.as_ref(),
-            adapter: self.adapters.get(&layer.name),
-        }
+        let adapter = self.adapters.get(&layer.name);
+        Product::adapted(&layer.weight, layer.bias.as_ref(), adapter)
     }
 }
 
@@ -344,6 +341,7 @@ impl Upsample {
 
 /// Scale and shift of a normalisation.
 pub(crate) struct Norm {
+    name: String,
     weight: FrozenWeight,
     bias: FrozenWeight,
     eps: f64,
@@ -351,25 +349,30 @@ pub(crate) struct Norm {
 
 impl Norm {
     pub(crate) fn load(weights: &WeightPath, width: usize, eps: f64) -> Result<Self> {
+        let name = weights.name().to_owned();
         let (weight, bias) = (weights.get("weight", &[width])?, weights.get("bias", &[width])?);
-        Ok(Self { weight, bias, eps })
+        Ok(Self { name, weight, bias, eps })
     }
 
-    fn affine(&self) -> Affine<'_> {
-        Affine { weight: &self.weight, bias: &self.bias, eps: self.eps }
+    /// As the LoRA files of the run have it.
+    fn affine<'l>(&'l self, run: &Run<'l>) -> Affine<'l> {
+        let adapter = run.adapters.get(&self.name);
+        let Product { weight, bias, .. } =
+            Product::adapted(&self.weight, Some(&self.bias), adapter);
+        Affine { weight, bias: bias.unwrap_or(&self.bias), eps: self.eps }
     }
 
     /// Over the last axis.
     pub(crate) fn layer(&self, run: &Run<'_>, x: &Tensor) -> Result<Tensor> {
         match run.tape() {
-            Some(tape) => tape.layer_norm(x, self.affine()),
-            None => ops::layer_norm(run.ops, x, self.affine()),
+            Some(tape) => tape.layer_norm(x, self.affine(run)),
+            None => ops::layer_norm(run.ops, x, self.affine(run)),
         }
     }
 
     /// Over groups of channels of `[B, H, W, C]`.
     pub(crate) fn group(&self, run: &Run<'_>, x: &Tensor, groups: usize) -> Result<Tensor> {
-        let norm = GroupNorm { groups, affine: self.affine(), silu: false };
+        let norm = GroupNorm { groups, affine: self.affine(run), silu: false };
         match run.tape() {
             Some(tape) => tape.group_norm(x, norm),
             None => ops::group_norm(run.ops, x, norm),
@@ -377,8 +380,8 @@ impl Norm {
     }
 
     /// Over groups of channels, then `SiLU`: for a convolution to read through.
-    pub(crate) fn group_silu(&self, groups: usize) -> GroupNorm<'_> {
-        GroupNorm { groups, affine: self.affine(), silu: true }
+    pub(crate) fn group_silu<'l>(&'l self, run: &Run<'l>, groups: usize) -> GroupNorm<'l> {
+        GroupNorm { groups, affine: self.affine(run), silu: true }
     }
 }
 
@@ -444,7 +447,7 @@ impl Resnet {
             (Some(projection), Some(embedding)) => Some(projection.forward(run, embedding)?),
             _ => None,
         };
-        let norm1 = self.norm1.group_silu(self.groups);
+        let norm1 = self.norm1.group_silu(run, self.groups);
         let hidden = self.conv1.normed(run, &x, norm1, shift.as_ref(), None)?;
         let skip = match &self.conv_shortcut {
             Some(shortcut) => {
@@ -476,7 +479,7 @@ impl Resnet {
         };
         let half = DoubledHalf {
             upsampler: run.product(&upsampler.conv.weights),
-            norm: self.norm1.group_silu(self.groups),
+            norm: self.norm1.group_silu(run, self.groups),
             conv: run.product(&self.conv1.weights),
             shortcut: run.product(&shortcut.weights),
         };
@@ -486,7 +489,7 @@ impl Resnet {
     }
 
     fn finish(&self, run: &Run<'_>, hidden: &Image, skip: Image) -> Result<Image> {
-        let norm2 = self.norm2.group_silu(self.groups);
+        let norm2 = self.norm2.group_silu(run, self.groups);
         let output = self.conv2.normed(&run.last(), hidden, norm2, None, Some(skip))?;
         run.observe_image(&self.name, &output)?;
         Ok(output)

@@ -28,18 +28,15 @@ fn layer(network: Network, name: &str, rank: usize, alpha: f64, dtype: Dtype) ->
     let values = |count: usize, step: f32| -> Vec<f32> {
         (0..count).map(|i| ((i + name.len()) as f32 * step).sin()).collect()
     };
-    LoraLayer {
-        network,
-        name: name.to_owned(),
-        down: FrozenWeight::rounded(&values(rank * 2, 0.7), dtype, &[rank, 2]),
-        up: FrozenWeight::rounded(&values(3 * rank, 1.3), dtype, &[3, rank]),
-        alpha,
-    }
+    let down = FrozenWeight::rounded(&values(rank * 2, 0.7), dtype, &[rank, 2]);
+    let up = FrozenWeight::rounded(&values(3 * rank, 1.3), dtype, &[3, rank]);
+    LoraLayer::low_rank(network, name, down, up, alpha)
 }
 
 /// `alpha / rank · up · down`, flattened to a matrix, in f64.
 fn product(layer: &LoraLayer) -> Vec<f64> {
-    let (down, up, rank) = (layer.down.values_f32(), layer.up.values_f32(), layer.rank());
+    let pair = layer.as_pair().unwrap();
+    let (down, up, rank) = (pair.down.values_f32(), pair.up.values_f32(), pair.rank());
     let inputs = down.len() / rank;
     let mut product = Vec::new();
     for row in up.chunks_exact(rank) {
@@ -48,7 +45,7 @@ fn product(layer: &LoraLayer) -> Vec<f64> {
                 .iter()
                 .enumerate()
                 .map(|(k, value)| f64::from(*value) * f64::from(down[k * inputs + input]));
-            product.push(terms.sum::<f64>() * layer.alpha / rank as f64);
+            product.push(terms.sum::<f64>() * pair.alpha / rank as f64);
         }
     }
     product
@@ -60,7 +57,8 @@ type Meaning = BTreeMap<(Network, String), (Vec<f64>, Dtype, Dtype)>;
 fn meaning(layers: &[LoraLayer]) -> Meaning {
     let entries = layers.iter().map(|layer| {
         let key = (layer.network, layer.name.clone());
-        (key, (product(layer), layer.down.dtype(), layer.up.dtype()))
+        let pair = layer.as_pair().unwrap();
+        (key, (product(layer), pair.down.dtype(), pair.up.dtype()))
     });
     entries.collect()
 }
@@ -253,8 +251,12 @@ fn what_cannot_be_folded_is_said_in_pefts_config() {
 fn layers_that_contradict_themselves_are_refused() {
     let good = layer(Network::Unet, TO_Q, 2, 2.0, Dtype::F32);
     let flat = LoraLayer { name: TO_Q.replace('.', "_"), ..good.clone() };
-    let ranks = LoraLayer { up: FrozenWeight::from_f32(&[0.0; 3], &[3, 1]), ..good.clone() };
-    let alpha = LoraLayer { alpha: f64::NAN, ..good.clone() };
+    let pair = good.as_pair().unwrap().clone();
+    let with = |up: FrozenWeight, alpha| {
+        LoraLayer::low_rank(Network::Unet, TO_Q, pair.down.clone(), up, alpha)
+    };
+    let ranks = with(FrozenWeight::from_f32(&[0.0; 3], &[3, 1]), 2.0);
+    let alpha = with(pair.up.clone(), f64::NAN);
     let name = LoraLayer { name: "nowhere".to_owned(), ..good.clone() };
     for (layers, word) in [
         (vec![good.clone(), flat], "twice"),
@@ -289,13 +291,9 @@ prop_compose! {
         values in prop::collection::vec(-2.0_f32..2.0, 9 * (2 + 3)),
     ) -> LoraLayer {
         let (network, name) = NAMES[place];
-        LoraLayer {
-            network,
-            name: name.to_owned(),
-            down: FrozenWeight::rounded(&values[..rank * 2], dtype, &[rank, 2]),
-            up: FrozenWeight::rounded(&values[rank * 2..rank * 5], dtype, &[3, rank]),
-            alpha,
-        }
+        let down = FrozenWeight::rounded(&values[..rank * 2], dtype, &[rank, 2]);
+        let up = FrozenWeight::rounded(&values[rank * 2..rank * 5], dtype, &[3, rank]);
+        LoraLayer::low_rank(network, name, down, up, alpha)
     }
 }
 

@@ -88,7 +88,7 @@ impl LayerChoice {
         let number = FrozenWeight::from_f32(&[0.0], &[1, 1]);
         let smallest = |Layer { network, name, .. }| {
             let (down, up) = (number.clone(), number.clone());
-            LoraLayer { network, name, down, up, alpha: 1.0 }
+            LoraLayer::low_rank(network, &name, down, up, 1.0)
         };
         let layers: Vec<_> = self.layers(targets)?.into_iter().map(smallest).collect();
         write_lora(&layers, dialect, &BTreeMap::new())?;

@@ -220,12 +220,10 @@ impl<'a> Trainer<'a> {
         let pairs = self.layers.iter().zip(tensors.as_chunks::<2>().0);
         let rank = self.options.rank;
         pairs
-            .map(|(layer, [down, up])| LoraLayer {
-                network: layer.network,
-                name: layer.name.clone(),
-                down: FrozenWeight::from_f32(down, &layer.down(rank)),
-                up: FrozenWeight::from_f32(up, &layer.up(rank)),
-                alpha: self.options.alpha(),
+            .map(|(layer, [down, up])| {
+                let down = FrozenWeight::from_f32(down, &layer.down(rank));
+                let up = FrozenWeight::from_f32(up, &layer.up(rank));
+                LoraLayer::low_rank(layer.network, &layer.name, down, up, self.options.alpha())
             })
             .collect()
     }

@@ -4,7 +4,7 @@ mod inspect;
 
 use std::path::Path;
 
-use unwrong_models::files::{Bytes, FrozenWeight};
+use unwrong_models::files::Bytes;
 use unwrong_models::lora::{LoraFile, LoraLayer, write_lora};
 
 use crate::error::Result;
@@ -12,9 +12,6 @@ use crate::error::Result;
 pub use inspect::{Count, LoraReport, Modules, Norms, inspect};
 pub use unwrong_models::files::Dtype;
 pub use unwrong_models::lora::Dialect;
-
-/// The dtypes of `down` and `up` that hold most.
-const WIDEST: [Dtype; 2] = [Dtype::F32; 2];
 
 /// A LoRA in another dialect.
 #[derive(Debug)]
@@ -44,7 +41,8 @@ pub fn convert(path: &Path, dialect: Dialect, dtype: Option<Dtype>) -> Result<Co
     let bytes = Bytes::owned(write_lora(&layers, dialect, file.metadata())?);
     // What cannot be read again is never handed out.
     let written = LoraFile::parse(&bytes, &path.display().to_string())?;
-    let is_f32 = |layer: &LoraLayer| [&layer.down, &layer.up].map(FrozenWeight::dtype) == WIDEST;
+    let is_f32 =
+        |layer: &LoraLayer| layer.tensors().iter().all(|tensor| tensor.dtype() == Dtype::F32);
     Ok(Converted {
         is_f32: layers.iter().all(is_f32),
         layers: written.layers(),

@@ -72,6 +72,18 @@ impl Weights {
         modules.collect()
     }
 
+    /// Every module with a weight: its name, its weight, and its bias where it has one.
+    pub(crate) fn layers(
+        &self,
+    ) -> impl Iterator<Item = (String, FrozenWeight, Option<FrozenWeight>)> {
+        let entries = &self.0.entries;
+        entries.iter().filter_map(|(key, entry)| {
+            let name = key.strip_suffix(".weight")?;
+            let bias = entries.get(&format!("{name}.bias")).map(|entry| entry.weight.clone());
+            Some((name.to_owned(), entry.weight.clone(), bias))
+        })
+    }
+
     /// How to name the file in a message.
     #[must_use]
     pub fn path(&self) -> &str {

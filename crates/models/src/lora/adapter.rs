@@ -75,15 +75,17 @@ impl LayerAdapters {
     }
 }
 
-/// What LoRA files do to one layer.
+/// What LoRA files do to one layer: `y = gain ∘ (W · x) + Σ scale · up · down · x + bias`.
 #[derive(Debug, Clone, Default)]
 pub struct Adapter {
     /// Products added to the layer's own, in the order of the files.
     pub low_rank: Vec<LowRank>,
-    /// Factor per output channel (DoRA). No file sets it yet.
+    /// Factor per output channel of the layer's own product (DoRA), `[out]`.
     pub gain: Option<FrozenWeight>,
-    /// Takes the place of the layer's weight (LoHa, LoKr, full differences). No file sets it yet.
+    /// Takes the place of the layer's weight (LoKr, full differences, norms).
     pub overlay: Option<FrozenWeight>,
+    /// Takes the place of the layer's bias, `[out]`.
+    pub bias: Option<FrozenWeight>,
 }
 
 /// One product of two thin matrices: `y += scale · up · down · x`.

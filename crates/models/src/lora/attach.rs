@@ -1,12 +1,14 @@
 //! Finding the layer of every tensor, all of them before any takes effect.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use crate::error::Result;
-use crate::files::FrozenWeight;
+use crate::lora::change::Change;
+use crate::lora::effect::Effect;
 use crate::lora::file::FileLayer;
 use crate::lora::keys::Network;
-use crate::lora::{Adapters, LoraFile, LowRank, Targets};
+use crate::lora::targets::Target;
+use crate::lora::{Adapters, LoraFile, LoraLayer, Targets};
 
 /// How much of a LoRA file found its layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,7 +55,7 @@ pub fn attach<S: Into<Scales> + Copy>(
     files: &[(LoraFile, S)],
     targets: &Targets,
 ) -> Result<(Adapters, Vec<Applied>)> {
-    let mut adapters = Adapters::default();
+    let mut effects = Effects::new();
     let mut reports = Vec::with_capacity(files.len());
     for (file, scales) in files {
         let scales: Scales = (*scales).into();
@@ -61,47 +63,86 @@ pub fn attach<S: Into<Scales> + Copy>(
         if let Some(scale) = wrong {
             return Err(file.refuse(format!("its scale is {scale}"), Some("use a number")));
         }
-        reports.push(attach_one(file, scales, targets, &mut adapters)?);
+        let (found, report) = find_layers(file, targets)?;
+        for Found { layer, name, target } in found {
+            let scale = scales.of(layer.network);
+            if scale != 0.0 {
+                let place = effects.entry((layer.network, name));
+                place.or_insert_with(|| (target, Vec::new())).1.push((layer, scale));
+            }
+        }
+        reports.push(report);
+    }
+    let mut adapters = Adapters::default();
+    for ((network, name), (target, layers)) in effects {
+        let mut effect = Effect::new(target);
+        layers.into_iter().for_each(|(layer, scale)| effect.add(layer, scale));
+        if let Some(adapter) = effect.finish() {
+            *adapters.of_mut(network).entry(name) = adapter;
+        }
     }
     Ok((adapters, reports))
 }
 
-fn attach_one(
-    file: &LoraFile,
-    scales: Scales,
-    targets: &Targets,
-    adapters: &mut Adapters,
-) -> Result<Applied> {
+/// What the files do to each layer, in their order.
+type Effects<'a> = BTreeMap<(Network, &'a str), (&'a Target, Vec<(&'a LoraLayer, f64)>)>;
+
+/// A layer of a file and the model's layer that it changes.
+struct Found<'a> {
+    layer: &'a LoraLayer,
+    name: &'a str,
+    target: &'a Target,
+}
+
+/// The layers of a file that are in the model, all of which fit.
+fn find_layers<'a>(file: &'a LoraFile, targets: &'a Targets) -> Result<(Vec<Found<'a>>, Applied)> {
     check_family(file, targets)?;
     let mut unapplied = file.ignored.clone();
     let mut taken: HashMap<(Network, &str), &FileLayer> = HashMap::new();
-    for layer in &file.layers {
-        let Some((name, shape)) = targets.find(layer.network, &layer.name) else {
-            unapplied.extend(layer.keys.iter().map(|key| format!("{key}: no such layer")));
+    let (mut found, mut applied) = (Vec::new(), 0);
+    for one in &file.layers {
+        let FileLayer { layer, keys } = one;
+        let Some((name, target)) = targets.find(layer.network, &layer.name) else {
+            unapplied.extend(keys.iter().map(|key| format!("{key}: no such layer")));
             continue;
         };
-        if let Some(other) = taken.insert((layer.network, name), layer) {
-            let reason = format!(
-                "`{}` and `{}` are both for the layer `{name}`",
-                other.keys[0], layer.keys[0]
-            );
+        if let Some(other) = taken.insert((layer.network, name), one) {
+            let reason =
+                format!("`{}` and `{}` are both for the layer `{name}`", other.keys[0], keys[0]);
             return Err(file.refuse(reason, None));
         }
-        let low_rank = fit(file, layer, name, shape, scales.of(layer.network))?;
-        if low_rank.scale != 0.0 {
-            adapters.of_mut(layer.network).entry(name).low_rank.push(low_rank);
-        }
+        check_fit(file, one, name, target)?;
+        let idle = idle_keys(one, target);
+        applied += keys.len() - idle.len();
+        unapplied.extend(idle);
+        found.push(Found { layer, name, target });
     }
-    if taken.is_empty() {
+    if found.is_empty() {
         let reason = format!(
             "none of its {} layers is in this model (the first is `{}`)",
             file.layers.len(),
-            file.layers.first().map_or("", |layer| &layer.name)
+            file.layers.first().map_or("", |one| &one.layer.name)
         );
         return Err(file.refuse(reason, Some("use a LoRA that was trained for SDXL")));
     }
-    let applied = taken.values().map(|layer| layer.keys.len()).sum();
-    Ok(Applied { path: file.path().to_owned(), applied, total: file.tensors(), unapplied })
+    let report =
+        Applied { path: file.path().to_owned(), applied, total: file.tensors(), unapplied };
+    Ok((found, report))
+}
+
+/// Keys of a layer that fit and do nothing, each with the reason.
+fn idle_keys(one: &FileLayer, target: &Target) -> Vec<String> {
+    let FileLayer { layer, keys } = one;
+    if layer.change.alpha() == Some(0.0) && layer.magnitude.is_none() && layer.bias.is_none() {
+        return keys.iter().map(|key| format!("{key}: its layer's alpha is 0")).collect();
+    }
+    let is_bias =
+        |key: &&String| [".diff_b", ".b_norm", ".bias"].iter().any(|end| key.ends_with(end));
+    if layer.bias.is_some() && target.bias.is_none() {
+        let keys = keys.iter().filter(is_bias);
+        return keys.map(|key| format!("{key}: its layer has no bias")).collect();
+    }
+    Vec::new()
 }
 
 /// The width of the prompt's features tells the families apart, whatever the layers are called.
@@ -117,45 +158,41 @@ fn check_family(file: &LoraFile, targets: &Targets) -> Result<()> {
     Err(file.refuse(reason, Some("use a LoRA that was trained for this kind of model")))
 }
 
-/// The layer's product in the shapes of the layer, or the error that it has others.
-fn fit(
-    file: &LoraFile,
-    layer: &FileLayer,
-    name: &str,
-    shape: &[usize],
-    scale: f64,
-) -> Result<LowRank> {
-    let rank = layer.down.shape()[0];
-    let (inputs, kernel) = (shape[1], &shape[2..]);
+/// Refuses a layer whose shapes are not those of the model's.
+fn check_fit(file: &LoraFile, one: &FileLayer, name: &str, target: &Target) -> Result<()> {
+    let FileLayer { layer, keys } = one;
+    let shape = target.weight.shape();
+    let (rows, columns) = (shape[0], shape[1..].iter().product::<usize>());
     // A 1×1 convolution may be written as a matrix, and a matrix as a 1×1 convolution.
-    let inner = without_ones(&layer.down.shape()[1..]);
-    let down_fits = inner == without_ones(&shape[1..]);
-    let up = layer.up.shape();
-    let up_fits = up[0] == shape[0] && up[2..].iter().all(|side| *side == 1);
-    if !down_fits || !up_fits {
-        let reason = format!(
-            "`{}` has shape {:?} and `{}` {:?}, which do not fit the layer `{name}` of shape \
-             {shape:?}",
-            layer.keys[0],
-            layer.down.shape(),
-            layer.keys[1],
-            up
-        );
-        return Err(file.refuse(reason, Some("use a LoRA that was trained for this model")));
+    let kernel = layer.change.kernel().filter(|sides| sides.iter().any(|side| *side != 1));
+    let fits = match &layer.change {
+        Change::Nothing => true,
+        Change::Norm(_) if !target.is_norm() => false,
+        Change::Norm(_) | Change::Full(_) => {
+            layer.change.dims() == (rows, columns)
+                && kernel.is_none_or(|k| shape.get(2..) == Some(k))
+        }
+        change => {
+            !target.is_norm()
+                && change.dims() == (rows, columns)
+                && kernel.is_none_or(|kernel| shape.get(2..) == Some(kernel))
+        }
+    };
+    let bias_fits = layer.bias.as_ref().is_none_or(|bias| bias.count() == rows);
+    let magnitude_fits = layer.magnitude.as_ref().is_none_or(|lengths| {
+        let per_row = lengths.shape()[0] == rows && lengths.count() == rows;
+        let inputs = shape.get(1).copied().unwrap_or(1);
+        per_row || lengths.shape()[0] == 1 && [rows, inputs].contains(&lengths.count())
+    });
+    if fits && bias_fits && magnitude_fits {
+        return Ok(());
     }
-    let ones = vec![1; kernel.len()];
-    Ok(LowRank {
-        down: reshaped(&layer.down, &[&[rank, inputs], kernel].concat()),
-        up: reshaped(&layer.up, &[&[shape[0], rank], &*ones].concat()),
-        scale: (scale * layer.alpha / rank as f64) as f32,
-    })
-}
-
-fn reshaped(weight: &FrozenWeight, shape: &[usize]) -> FrozenWeight {
-    if weight.shape() == shape { weight.clone() } else { weight.reshaped(shape) }
-}
-
-fn without_ones(shape: &[usize]) -> &[usize] {
-    let end = shape.iter().rposition(|dim| *dim != 1).map_or(0, |last| last + 1);
-    &shape[..end]
+    let found: Vec<String> = keys
+        .iter()
+        .filter(|key| !key.ends_with(".alpha"))
+        .map(|key| format!("`{key}` {:?}", file.shape(key)))
+        .collect();
+    let reason =
+        format!("shapes do not fit the layer `{name}` of shape {shape:?}: {}", found.join(", "));
+    Err(file.refuse(reason, Some("use a LoRA that was trained for this model")))
 }

@@ -6,6 +6,9 @@
 //! | PEFT | `unet.….attn1.to_q.lora_A.weight` | `text_encoder.….q_proj.lora_A.weight` |
 //! | kohya | `lora_unet_…_attn1_to_q.lora_down.weight`, `.alpha` | `lora_te1_…_q_proj.lora_down.weight`, `.alpha` |
 //!
+//! Only kohya's dialect has words for more than two matrices: LyCORIS' tensors (`hada_…`,
+//! `lokr_…`, `diff`, `w_norm`), which A1111, Forge and ComfyUI read. PEFT's has DoRA.
+//!
 //! Kohya's blocks are called as in diffusers (`down_blocks`), which A1111, Forge, ComfyUI and
 //! diffusers read; diffusers' own `convert_state_dict_to_kohya` writes them so.
 
@@ -23,12 +26,18 @@ pub enum Dialect {
     Kohya,
 }
 
-/// The keys of one layer.
-pub(super) struct LayerKeys {
-    pub(super) down: String,
-    pub(super) up: String,
-    /// Only kohya's dialect has one.
-    pub(super) alpha: Option<String>,
+/// How the keys of one layer begin, and what its two matrices are called.
+pub(super) struct Stem {
+    text: String,
+    pub(super) down: &'static str,
+    pub(super) up: &'static str,
+}
+
+impl Stem {
+    /// The key of one of its tensors.
+    pub(super) fn key(&self, end: &str) -> String {
+        format!("{}.{end}", self.text)
+    }
 }
 
 impl Dialect {
@@ -45,24 +54,22 @@ impl Dialect {
         }
     }
 
-    /// The keys of the layer with this checkpoint name, if the dialect has words for it.
-    pub(super) fn keys(self, network: Network, name: &str) -> Option<LayerKeys> {
+    /// How the keys of the layer with this checkpoint name begin, if the dialect has words for it.
+    pub(super) fn stem(self, network: Network, name: &str) -> Option<Stem> {
         let part = network.part();
-        let (stem, down, up) = match (self, network) {
+        let (text, down, up) = match (self, network) {
             (Self::Diffusers, Network::Unet) => {
-                (format!("unet.{}_lora", processor(name)?), "down", "up")
+                (format!("unet.{}_lora", processor(name)?), "down.weight", "up.weight")
             }
             (Self::Diffusers, _) => {
                 let inside = name.contains(".self_attn.") || name.contains(".mlp.");
                 let stem = format!("{part}.{name}.lora_linear_layer");
-                (inside.then_some(stem)?, "down", "up")
+                (inside.then_some(stem)?, "down.weight", "up.weight")
             }
-            (Self::Peft, _) => (format!("{part}.{name}"), "lora_A", "lora_B"),
-            (Self::Kohya, _) => (kohya_stem(network, name), "lora_down", "lora_up"),
+            (Self::Peft, _) => (format!("{part}.{name}"), "lora_A.weight", "lora_B.weight"),
+            (Self::Kohya, _) => (kohya_stem(network, name), "lora_down.weight", "lora_up.weight"),
         };
-        let alpha = (self == Self::Kohya).then(|| format!("{stem}.alpha"));
-        let key = |role: &str| format!("{stem}.{role}.weight");
-        Some(LayerKeys { down: key(down), up: key(up), alpha })
+        Some(Stem { text, down, up })
     }
 }
 
@@ -73,7 +80,7 @@ pub(super) fn spoken(key: &str) -> &'static str {
         "kohya"
     } else if begins(&["diffusion_model.", "model.diffusion_model.", "text_encoders."]) {
         "ComfyUI"
-    } else if key.contains(".lora_A.") || key.contains(".lora_B.") {
+    } else if [".lora_A", ".lora_B", ".lora_magnitude"].iter().any(|mark| key.contains(mark)) {
         "PEFT"
     } else if key.contains("_lora.") || key.contains(".lora_linear_layer.") {
         "diffusers (2023)"

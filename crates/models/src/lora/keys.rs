@@ -12,6 +12,12 @@
 //! | PEFT | `base_model.model.….to_q.lora_A.default.weight` |
 //! | kohya | `lora_unet_…_attn1_to_q.lora_down.weight`, `.alpha` |
 //! | ComfyUI | `diffusion_model.input_blocks.4.1.….to_q.lora_A.weight` |
+//!
+//! Any layer may have LyCORIS' tensors in place of the two matrices (`hada_…`, `lokr_…`, `diff`,
+//! `w_norm`), and those of DoRA beside them (`dora_scale`, PEFT's `lora_magnitude_vector`).
+//!
+//! Names: LyCORIS 4.1.3 (`weight_list` of its modules), ComfyUI `comfy/weight_adapter`, PEFT
+//! 0.21.2.
 
 /// Which network of the model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -40,12 +46,45 @@ impl Network {
 }
 
 /// What a tensor is to its layer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Role {
     /// `[rank, in]`.
     Down,
     /// `[out, rank]`.
     Up,
+    /// `[rank, rank, k, k]`, between the two: the kernel of a Tucker decomposition.
+    Mid,
+    /// LoHa's first product: `[out, rank]` and `[rank, in]`.
+    HadaW1A,
+    HadaW1B,
+    /// LoHa's second product.
+    HadaW2A,
+    HadaW2B,
+    /// Kernels of their Tucker decompositions.
+    HadaT1,
+    HadaT2,
+    /// LoKr's first factor, whole or as a product.
+    LokrW1,
+    LokrW1A,
+    LokrW1B,
+    /// LoKr's second factor.
+    LokrW2,
+    LokrW2A,
+    LokrW2B,
+    LokrT2,
+    /// A whole difference of a weight.
+    Diff,
+    /// The same of a norm's scale.
+    NormDiff,
+    /// A difference of a bias, or of a norm's shift.
+    BiasDiff,
+    NormBiasDiff,
+    /// Bias of `up`: alpha counts for it.
+    UpBias,
+    /// DoRA's length of every row or column of the changed weight.
+    Magnitude,
+    /// The same in PEFT, always of rows.
+    RowMagnitude,
     /// Numerator of the scale.
     Alpha,
 }
@@ -63,10 +102,12 @@ pub(crate) enum Key {
     Unknown,
 }
 
-/// Endings of keys in the low-rank dialects.
-const ROLES: [(&str, Role); 11] = [
+/// Endings of keys, and what has them.
+const ROLES: [(&str, Role); 37] = [
     (".lora_down.weight", Role::Down),
     (".lora_up.weight", Role::Up),
+    (".lora_mid.weight", Role::Mid),
+    (".lora_up.bias", Role::UpBias),
     (".lora.down.weight", Role::Down),
     (".lora.up.weight", Role::Up),
     ("_lora.down.weight", Role::Down),
@@ -75,28 +116,52 @@ const ROLES: [(&str, Role); 11] = [
     (".lora_linear_layer.up.weight", Role::Up),
     (".lora_A.weight", Role::Down),
     (".lora_B.weight", Role::Up),
+    (".lora_A", Role::Down),
+    (".lora_B", Role::Up),
+    (".lora_B.bias", Role::UpBias),
+    (".hada_w1_a", Role::HadaW1A),
+    (".hada_w1_b", Role::HadaW1B),
+    (".hada_w2_a", Role::HadaW2A),
+    (".hada_w2_b", Role::HadaW2B),
+    (".hada_t1", Role::HadaT1),
+    (".hada_t2", Role::HadaT2),
+    (".lokr_w1", Role::LokrW1),
+    (".lokr_w1_a", Role::LokrW1A),
+    (".lokr_w1_b", Role::LokrW1B),
+    (".lokr_w2", Role::LokrW2),
+    (".lokr_w2_a", Role::LokrW2A),
+    (".lokr_w2_b", Role::LokrW2B),
+    (".lokr_t2", Role::LokrT2),
+    (".diff", Role::Diff),
+    (".diff_b", Role::BiasDiff),
+    (".w_norm", Role::NormDiff),
+    (".b_norm", Role::NormBiasDiff),
+    (".dora_scale", Role::Magnitude),
+    (".lora_magnitude_vector", Role::RowMagnitude),
+    (".lora_magnitude_vector.weight", Role::RowMagnitude),
+    (".lora_magnitude_vector.default", Role::RowMagnitude),
     (".alpha", Role::Alpha),
 ];
 
+/// PEFT may put the adapter's name inside: `….lora_A.default.weight`.
+const NAMED: [(&str, &str, Role); 4] = [
+    (".lora_A", ".weight", Role::Down),
+    (".lora_B", ".weight", Role::Up),
+    (".lora_B", ".bias", Role::UpBias),
+    (".lora_magnitude_vector", ".weight", Role::RowMagnitude),
+];
+
 /// Parts of keys that say which other method wrote the file.
-const METHODS: [(&str, &str); 18] = [
-    (".dora_scale", "DoRA"),
-    (".lora_magnitude_vector", "DoRA"),
-    (".hada_", "LoHa"),
-    (".lokr_", "LoKr"),
-    (".lora_mid.", "LoCon with a Tucker decomposition"),
-    (".diff_b", "full differences"),
-    (".diff", "full differences"),
+const METHODS: [(&str, &str); 10] = [
     (".set_weight", "replaced weights"),
-    (".w_norm", "differences of norms"),
-    (".b_norm", "differences of norms"),
+    (".reshape_weight", "weights of another shape"),
     (".oft_", "OFT"),
     (".boft_", "BOFT"),
     (".on_input", "IA3"),
+    (".ia3_", "IA3"),
     (".a1.weight", "GLoRA"),
-    (".lora_A.bias", "LoRA with biases"),
-    (".lora_B.bias", "LoRA with biases"),
-    (".lora_up.bias", "LoRA with biases"),
+    (".lora_A.bias", "a bias before the up matrix"),
+    (".lora_down.bias", "a bias before the up matrix"),
     (".lora_embedding_", "LoRA of embeddings"),
 ];
 
@@ -128,17 +193,30 @@ const BARE_UNET: [&str; 9] = [
     "output_blocks.",
 ];
 
-/// Beginnings of layer names, after those of networks, that no SDXL has.
-const FAMILIES: [(&str, &str); 9] = [
+/// Beginnings of keys that no SDXL has.
+const FAMILIES: [(&str, &str); 22] = [
     ("lora_te_", "Stable Diffusion 1 or 2 (it has one text encoder)"),
     ("lora_te3_", "Stable Diffusion 3"),
     ("lora_unet_double_blocks", "Flux"),
     ("lora_unet_single_blocks", "Flux"),
-    ("lora_transformer_", "Flux or another transformer"),
     ("lora_unet_joint_blocks", "Stable Diffusion 3"),
+    ("lora_unet_blocks_", "Wan, Anima or another video or picture transformer"),
+    ("lora_unet_layers_", "a transformer such as Lumina or Z-Image"),
+    ("lora_unet_transformer_blocks_", "a transformer such as Qwen-Image"),
+    ("lora_prior_", "Stable Cascade"),
+    ("lora_transformer_", "Flux or another transformer"),
+    ("lycoris_double_blocks", "Flux"),
+    ("lycoris_single_blocks", "Flux"),
+    ("lycoris_transformer_", "Flux or another transformer"),
     ("transformer.", "Flux or another transformer"),
+    ("single_transformer_blocks.", "Flux or another transformer"),
     ("diffusion_model.double_blocks.", "Flux"),
     ("diffusion_model.single_blocks.", "Flux"),
+    ("diffusion_model.joint_blocks.", "Stable Diffusion 3"),
+    ("diffusion_model.blocks.", "Wan or another video transformer"),
+    ("diffusion_model.layers.", "a transformer such as Lumina or Z-Image"),
+    ("diffusion_model.transformer_blocks.", "a transformer such as Qwen-Image"),
+    ("text_encoders.t5xxl.", "Flux or Stable Diffusion 3"),
 ];
 
 impl Key {
@@ -164,11 +242,11 @@ fn has_part(key: &str, part: &str) -> bool {
 
 fn split_role(key: &str) -> Option<(&str, Role)> {
     let known = ROLES.iter().find_map(|(end, role)| Some((key.strip_suffix(end)?, *role)));
-    // PEFT may put the adapter's name in between: `….lora_A.default.weight`.
     known.or_else(|| {
-        let (stem, _adapter) = key.strip_suffix(".weight")?.rsplit_once('.')?;
-        let down = stem.strip_suffix(".lora_A").map(|stem| (stem, Role::Down));
-        down.or_else(|| stem.strip_suffix(".lora_B").map(|stem| (stem, Role::Up)))
+        NAMED.iter().find_map(|(mark, end, role)| {
+            let (stem, _adapter) = key.strip_suffix(end)?.rsplit_once('.')?;
+            Some((stem.strip_suffix(mark)?, *role))
+        })
     })
 }
 
@@ -214,6 +292,20 @@ mod tests {
     }
 
     #[test]
+    fn every_spelling_of_dora_is_known() {
+        for (end, role) in [
+            ("dora_scale", Role::Magnitude),
+            ("lora_magnitude_vector", Role::RowMagnitude),
+            ("lora_magnitude_vector.weight", Role::RowMagnitude),
+            ("lora_magnitude_vector.default", Role::RowMagnitude),
+            ("lora_magnitude_vector.default.weight", Role::RowMagnitude),
+        ] {
+            let layer = (Network::Unet, "mid_block.proj_in".to_owned(), role);
+            assert_eq!(tensor(&format!("unet.mid_block.proj_in.{end}")), layer, "{end}");
+        }
+    }
+
+    #[test]
     fn the_second_text_encoder_is_not_the_first() {
         let key = "text_encoder_2.text_model.encoder.layers.8.self_attn.q_proj\
                    .lora_linear_layer.down.weight";
@@ -226,11 +318,9 @@ mod tests {
     #[test]
     fn other_methods_and_families_are_named() {
         let cases = [
-            ("lora_unet_mid_block_attn.dora_scale", Key::Method("DoRA")),
-            ("lora_unet_mid_block_attn.hada_w1_a", Key::Method("LoHa")),
-            ("lora_unet_mid_block_attn.lokr_w2", Key::Method("LoKr")),
-            ("unet.conv_in.lora_magnitude_vector", Key::Method("DoRA")),
-            ("lora_unet_conv_in.diff", Key::Method("full differences")),
+            ("lora_unet_mid_block_attn.oft_blocks", Key::Method("OFT")),
+            ("lora_unet_mid_block_attn.on_input", Key::Method("IA3")),
+            ("lora_unet_mid_block_attn.a1.weight", Key::Method("GLoRA")),
             ("lora_unet_double_blocks_0_img_attn.lora_down.weight", Key::Family("Flux")),
             ("model.layers.0.weight", Key::Unknown),
             ("lora_unet_x.weight", Key::Unknown),

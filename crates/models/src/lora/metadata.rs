@@ -47,11 +47,13 @@ impl PeftMetadata {
 /// PEFT's config for these layers, as diffusers reads it when it loads them: common rank and
 /// alpha of each network, and the layers that differ.
 pub(super) fn peft_config(layers: &[LoraLayer]) -> String {
+    let alpha_of = |layer: &LoraLayer| layer.change.alpha().unwrap_or(1.0);
     let mut config = Map::new();
     for network in Network::ALL {
         let mut layers = layers.iter().filter(|layer| layer.network == network).peekable();
         let Some(first) = layers.peek() else { continue };
-        let (rank, alpha) = (first.rank(), first.alpha);
+        let (rank, alpha) = (first.rank(), alpha_of(first));
+        let has_dora = first.magnitude.is_some();
         let (mut ranks, mut alphas, mut names) = (Map::new(), Map::new(), Vec::new());
         for layer in layers {
             // transformers 5 calls the first encoder's layers so; PEFT compares ends of names.
@@ -59,8 +61,8 @@ pub(super) fn peft_config(layers: &[LoraLayer]) -> String {
             if layer.rank() != rank {
                 ranks.insert(name.to_owned(), json!(layer.rank()));
             }
-            if layer.alpha.to_bits() != alpha.to_bits() {
-                alphas.insert(name.to_owned(), json!(layer.alpha));
+            if alpha_of(layer).to_bits() != alpha.to_bits() {
+                alphas.insert(name.to_owned(), json!(alpha_of(layer)));
             }
             names.push(json!(name));
         }
@@ -70,6 +72,7 @@ pub(super) fn peft_config(layers: &[LoraLayer]) -> String {
             ("rank_pattern", Value::Object(ranks)),
             ("alpha_pattern", Value::Object(alphas)),
             ("target_modules", Value::Array(names)),
+            ("use_dora", json!(has_dora)),
         ] {
             config.insert(format!("{}.{field}", network.part()), value);
         }

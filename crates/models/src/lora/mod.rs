@@ -9,18 +9,23 @@
 
 mod adapter;
 mod attach;
+mod change;
 mod dialect;
+mod effect;
 mod file;
 mod keys;
 mod layer;
+mod matrix;
 mod metadata;
 mod names;
+mod read;
 mod targets;
 mod trained;
 mod write;
 
 pub use adapter::{Adapter, Adapters, LayerAdapters, LowRank};
 pub use attach::{Applied, Scales, attach};
+pub use change::{Change, Factor, Pair};
 pub use dialect::Dialect;
 pub use file::LoraFile;
 pub use keys::Network;

@@ -7,7 +7,7 @@ use crate::files::BlockNames;
 use crate::lora::keys::Network;
 
 /// Words of layer names, diffusers' and LDM's. Where two fit, the longer one counts.
-const WORDS: [&str; 53] = [
+const WORDS: [&str; 61] = [
     "add_embedding",
     "attentions",
     "attn1",
@@ -16,6 +16,7 @@ const WORDS: [&str; 53] = [
     "conv1",
     "conv2",
     "conv_in",
+    "conv_norm_out",
     "conv_out",
     "conv_shortcut",
     "down_blocks",
@@ -25,10 +26,13 @@ const WORDS: [&str; 53] = [
     "fc1",
     "fc2",
     "ff",
+    "final_layer_norm",
     "in_layers",
     "input_blocks",
     "k_proj",
     "label_emb",
+    "layer_norm1",
+    "layer_norm2",
     "layers",
     "linear_1",
     "linear_2",
@@ -36,6 +40,10 @@ const WORDS: [&str; 53] = [
     "middle_block",
     "mlp",
     "net",
+    "norm",
+    "norm1",
+    "norm2",
+    "norm3",
     "op",
     "out",
     "out_layers",

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use crate::files::{BlockNames, ModelParts, Weights};
+use crate::files::{BlockNames, FrozenWeight, ModelParts, Weights};
 use crate::lora::keys::Network;
 
 /// Tables that are looked up, not multiplied with: a LoRA on them is not applied.
@@ -19,10 +19,26 @@ pub struct Targets {
 /// The layers of one network.
 #[derive(Debug, Clone, Default)]
 struct Layers {
-    /// Checkpoint name → shape of the weight.
-    shapes: BTreeMap<String, Vec<usize>>,
+    /// By checkpoint name.
+    layers: BTreeMap<String, Target>,
     /// Any name, dotted or flat → checkpoint name; `None` if it could be several.
     names: HashMap<String, Option<String>>,
+}
+
+/// What a file can change of one layer.
+#[derive(Debug, Clone)]
+pub(crate) struct Target {
+    /// `[out, in]`, `[out, in, k, k]` of a convolution, or `[C]` of a norm.
+    pub(crate) weight: FrozenWeight,
+    /// `[out]`.
+    pub(crate) bias: Option<FrozenWeight>,
+}
+
+impl Target {
+    /// One number per channel, no product.
+    pub(crate) fn is_norm(&self) -> bool {
+        self.weight.shape().len() == 1
+    }
 }
 
 impl Targets {
@@ -42,22 +58,24 @@ impl Targets {
         }
     }
 
-    /// The checkpoint name and weight shape of the layer a file calls `name`.
-    pub(crate) fn find(&self, network: Network, name: &str) -> Option<(&str, &[usize])> {
+    /// The checkpoint name of the layer that a file calls `name`, and what is there.
+    pub(crate) fn find(&self, network: Network, name: &str) -> Option<(&str, &Target)> {
         let layers = self.layers(network);
-        let layer = layers.names.get(name)?.as_deref()?;
-        Some((layer, &layers.shapes[layer]))
+        let name = layers.names.get(name)?.as_deref()?;
+        let (name, target) = layers.layers.get_key_value(name)?;
+        Some((name, target))
     }
 
-    /// All layers of a network: checkpoint name and weight shape.
+    /// All layers of a network that are products: checkpoint name and weight shape.
     pub fn iter(&self, network: Network) -> impl Iterator<Item = (&str, &[usize])> {
-        self.layers(network).shapes.iter().map(|(layer, shape)| (layer.as_str(), &**shape))
+        let products = self.layers(network).layers.iter().filter(|(_, target)| !target.is_norm());
+        products.map(|(layer, target)| (layer.as_str(), target.weight.shape()))
     }
 
     /// Width of the prompt's features.
     pub(crate) fn cross_attention_dim(&self) -> Option<usize> {
-        let mut keys = self.unet.shapes.iter().filter(|(layer, _)| layer.ends_with("attn2.to_k"));
-        keys.next().and_then(|(_, shape)| shape.get(1).copied())
+        let mut keys = self.unet.layers.iter().filter(|(layer, _)| layer.ends_with("attn2.to_k"));
+        keys.next().and_then(|(_, target)| target.weight.shape().get(1).copied())
     }
 
     fn layers(&self, network: Network) -> &Layers {
@@ -72,16 +90,16 @@ impl Targets {
 impl Layers {
     fn new(weights: &Weights, other_names: impl Fn(&str) -> Vec<String>) -> Self {
         let mut layers = Self::default();
-        for (layer, shape) in weights.modules() {
+        for (layer, weight, bias) in weights.layers() {
             let table = TABLES.iter().any(|table| layer.ends_with(table));
-            if table || !matches!(shape.len(), 2 | 4) {
+            if table || !matches!(weight.shape().len(), 1 | 2 | 4) {
                 continue;
             }
             layers.name(&layer, &layer);
             for name in other_names(&layer) {
                 layers.name(&name, &layer);
             }
-            layers.shapes.insert(layer, shape);
+            layers.layers.insert(layer, Target { weight, bias });
         }
         layers
     }

@@ -58,6 +58,11 @@ pub(super) fn linear(
             *last = if activation == Activation::Geglu { out / 2 } else { out };
         }
         let weight = matrix(product.weight);
+        if let Some(gain) = product.gain() {
+            let y = plain(x.values, rows, weight, &kernels::Epilogue::default());
+            let y = with_gain(y, x.values, &gain.values_f32(), &low_rank, bias.as_deref());
+            return (finished(y, out, activation, residual), dims);
+        }
         if activation == Activation::Geglu {
             let mut y = gated(x.values, rows, weight, bias.as_deref(), &low_rank);
             if let Some(residual) = residual {
@@ -70,6 +75,52 @@ pub(super) fn linear(
             kernels::Epilogue { low_rank: &low_rank, bias: bias.as_deref(), activation, residual };
         (plain(x.values, rows, weight, &epilogue), dims)
     })
+}
+
+/// `gain ∘ y + Σ low rank + bias`: what the kernels do not fuse.
+fn with_gain(
+    mut y: Vec<f32>,
+    x: &[f32],
+    gain: &[f32],
+    low_rank: &[kernels::LowRank<'_>],
+    bias: Option<&[f32]>,
+) -> Vec<f32> {
+    let rows = y.len() / gain.len().max(1);
+    multiply_rows(&mut y, gain);
+    let none = kernels::Epilogue::default();
+    for term in low_rank {
+        let hidden = kernels::linear(x, rows, term.down, &none);
+        add_scaled(&mut y, &kernels::linear(&hidden, rows, term.up, &none), term.scale);
+    }
+    if let Some(bias) = bias {
+        y.chunks_exact_mut(bias.len().max(1)).for_each(|row| add_scaled(row, bias, 1.0));
+    }
+    y
+}
+
+/// What follows a layer's sums.
+fn finished(
+    y: Vec<f32>,
+    outputs: usize,
+    activation: Activation,
+    residual: Option<&[f32]>,
+) -> Vec<f32> {
+    let mut y = match activation {
+        Activation::None => y,
+        Activation::Geglu => kernels::geglu(&y, outputs / 2),
+        other => kernels::activate(&y, kernel_activation(other)),
+    };
+    if let Some(residual) = residual {
+        add_scaled(&mut y, residual, 1.0);
+    }
+    y
+}
+
+/// Every row times the factors, number by number.
+fn multiply_rows(y: &mut [f32], factors: &[f32]) {
+    for row in y.chunks_exact_mut(factors.len().max(1)) {
+        row.iter_mut().zip(factors).for_each(|(y, factor)| *y *= factor);
+    }
 }
 
 pub(super) fn attention(

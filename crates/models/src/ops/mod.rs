@@ -83,15 +83,33 @@ pub enum Activation {
     Geglu,
 }
 
-/// A frozen product with what a LoRA adds to it.
+/// A frozen product with what a LoRA adds to it: `gain ∘ (W · x) + Σ low rank + bias`.
 #[derive(Clone, Copy)]
 pub struct Product<'a> {
-    /// `[out, in]`, or `[out, in, k, k]` of a convolution.
+    /// `[out, in]`, or `[out, in, k, k]` of a convolution; a LoRA's in place of the layer's own.
     pub weight: &'a FrozenWeight,
-    /// `[out]`.
+    /// `[out]`; a LoRA's in place of the layer's own.
     pub bias: Option<&'a FrozenWeight>,
-    /// What the LoRA files of this run do to the layer.
+    /// What else the LoRA files of this run do to the layer: low-rank terms and a gain.
     pub adapter: Option<&'a Adapter>,
+}
+
+impl<'a> Product<'a> {
+    /// A layer's product as the LoRA files of a run have it.
+    pub(crate) fn adapted(
+        weight: &'a FrozenWeight,
+        bias: Option<&'a FrozenWeight>,
+        adapter: Option<&'a Adapter>,
+    ) -> Self {
+        let Some(changed) = adapter else { return Self { weight, bias, adapter } };
+        let weight = changed.overlay.as_ref().unwrap_or(weight);
+        Self { weight, bias: changed.bias.as_ref().or(bias), adapter }
+    }
+
+    /// Factor per output of the frozen product.
+    fn gain(&self) -> Option<&'a FrozenWeight> {
+        self.adapter.and_then(|adapter| adapter.gain.as_ref())
+    }
 }
 
 /// `activation(x · Wᵀ + b) + residual`.
@@ -105,7 +123,7 @@ pub fn linear(
     activation: Activation,
     residual: Option<&Tensor>,
 ) -> Result<Tensor> {
-    if ops == Ops::Reference || !plain(product) {
+    if ops == Ops::Reference {
         return reference::linear(x, product, activation, residual);
     }
     let arithmetic = match ops {
@@ -178,8 +196,8 @@ pub fn conv2d(
     residual: Option<Image>,
 ) -> Result<Image> {
     match ops {
-        Ops::Cpu | Ops::Quantized if plain(conv.product) => cpu::conv2d(x, conv, residual),
-        _ => reference::conv2d(x, conv, residual),
+        Ops::Cpu | Ops::Quantized => cpu::conv2d(x, conv, residual),
+        Ops::Reference => reference::conv2d(x, conv, residual),
     }
 }
 
@@ -318,10 +336,4 @@ pub fn upsample_2x(x: &Tensor) -> Result<Tensor> {
 /// an odd size is the doubled image without its last row.
 pub(crate) fn doubled(x: &Tensor, height: usize, width: usize) -> Result<Tensor> {
     Ok(upsample_2x(x)?.narrow(1, 0, height)?.narrow(2, 0, width)?.contiguous()?)
-}
-
-/// Whether the fused kernels know this product: a frozen weight and low-rank terms.
-/// A gain per channel or an overlay goes the reference way.
-fn plain(product: Product<'_>) -> bool {
-    product.adapter.is_none_or(|adapter| adapter.gain.is_none() && adapter.overlay.is_none())
 }

@@ -9,7 +9,6 @@ use candle_core::{D, Device, Tensor};
 use super::{Activation, Affine, Convolution, GroupNorm, Image, Mask, Product, Window};
 use crate::error::Result;
 use crate::files::FrozenWeight;
-use crate::lora::Adapter;
 
 pub(super) fn linear(
     x: &Tensor,
@@ -18,8 +17,8 @@ pub(super) fn linear(
     residual: Option<&Tensor>,
 ) -> Result<Tensor> {
     let device = x.device();
-    let weight = effective_weight(product, device)?;
-    let mut y = matmul(x, &weight.t()?)?;
+    let weight = flat(product.weight, device)?;
+    let mut y = gained(matmul(x, &weight.t()?)?, product, device)?;
     if let Some(adapter) = product.adapter {
         for low_rank in &adapter.low_rank {
             let down = flat(&low_rank.down, device)?;
@@ -27,7 +26,6 @@ pub(super) fn linear(
             let term = matmul(&matmul(x, &down.t()?)?, &up.t()?)?;
             y = (y + (term * f64::from(low_rank.scale))?)?;
         }
-        y = gained(y, adapter, device)?;
     }
     if let Some(bias) = product.bias {
         y = y.broadcast_add(&bias.to_tensor(device)?)?;
@@ -47,22 +45,23 @@ pub(super) fn conv2d(x: &Image, conv: &Convolution<'_>, residual: Option<Image>)
     };
     let device = x.device();
     let padded = padded(&x, window)?;
-    let weight = product_weight(product).to_tensor(device)?;
-    let mut y = padded.conv2d(&weight, 0, window.stride, 1, 1)?;
+    let filters = |weight: &FrozenWeight| -> Result<Tensor> {
+        let weight = weight.to_tensor(device)?;
+        // A 1×1 convolution may be written as a matrix.
+        Ok(if weight.rank() == 4 { weight } else { weight.unsqueeze(2)?.unsqueeze(3)? })
+    };
+    let mut y = padded.conv2d(&filters(product.weight)?, 0, window.stride, 1, 1)?;
+    if let Some(gain) = product.gain() {
+        y = y.broadcast_mul(&gain.to_tensor(device)?.reshape((1, (), 1, 1))?)?;
+    }
     if let Some(adapter) = product.adapter {
         for low_rank in &adapter.low_rank {
-            let down = low_rank.down.to_tensor(device)?;
-            let up = flat(&low_rank.up, device)?;
-            let up = up.reshape((up.dim(0)?, up.dim(1)?, 1, 1))?;
-            let down = if down.rank() == 4 { down } else { down.unsqueeze(2)?.unsqueeze(3)? };
+            let (down, up) = (filters(&low_rank.down)?, filters(&low_rank.up)?);
             let term = padded.conv2d(&down, 0, window.stride, 1, 1)?.conv2d(&up, 0, 1, 1, 1)?;
             y = (y + (term * f64::from(low_rank.scale))?)?;
         }
     }
     let mut y = y.permute((0, 2, 3, 1))?.contiguous()?; // [B, H', W', O]
-    if let Some(adapter) = product.adapter {
-        y = gained(y, adapter, device)?;
-    }
     if let Some(bias) = product.bias {
         y = y.broadcast_add(&bias.to_tensor(device)?)?;
     }
@@ -206,26 +205,15 @@ pub(super) fn matmul(x: &Tensor, m: &Tensor) -> Result<Tensor> {
     Ok(x.reshape(((), width))?.matmul(m)?.reshape(shape)?)
 }
 
-fn product_weight(product: Product<'_>) -> &FrozenWeight {
-    product.adapter.and_then(|adapter| adapter.overlay.as_ref()).unwrap_or(product.weight)
-}
-
-fn effective_weight(product: Product<'_>, device: &Device) -> Result<Tensor> {
-    flat(product_weight(product), device)
-}
-
 /// A weight as a matrix: a 1×1 convolution is a linear layer.
 fn flat(weight: &FrozenWeight, device: &Device) -> Result<Tensor> {
     let tensor = weight.to_tensor(device)?;
     Ok(if tensor.rank() == 2 { tensor } else { tensor.flatten_from(1)? })
 }
 
-fn gained(y: Tensor, adapter: &Adapter, device: &Device) -> Result<Tensor> {
-    match &adapter.gain {
-        Some(gain) => {
-            let gain = gain.to_tensor(device)?;
-            Ok(y.broadcast_mul(&gain)?)
-        }
+fn gained(y: Tensor, product: Product<'_>, device: &Device) -> Result<Tensor> {
+    match product.gain() {
+        Some(gain) => Ok(y.broadcast_mul(&gain.to_tensor(device)?)?),
         None => Ok(y),
     }
 }

@@ -126,7 +126,7 @@ impl Unit<'_> {
                 Ok(output)
             }
             Unit::Out { norm, groups, conv } => {
-                let norm = norm.group_silu(groups);
+                let norm = norm.group_silu(run, groups);
                 let output =
                     conv.normed(&run.last(), &hidden.into(), norm, None, None)?.into_tensor()?;
                 run.observe("conv_out", &output);

@@ -197,7 +197,7 @@ impl Decoder {
             hidden = block.forward(run, hidden, upsampler, streaming)?;
             upsampler = block.upsampler.as_ref();
         }
-        let norm = self.conv_norm_out.group_silu(groups);
+        let norm = self.conv_norm_out.group_silu(run, groups);
         let pixels = self.conv_out.normed(run, &hidden, norm, None, None)?.into_tensor()?;
         run.observe("decoder.conv_out", &pixels);
         Ok(pixels)
@@ -243,7 +243,7 @@ impl Encoder {
             hidden = block.forward(run, hidden)?;
         }
         hidden = self.mid_block.forward(run, hidden, groups)?;
-        let norm = self.conv_norm_out.group_silu(groups);
+        let norm = self.conv_norm_out.group_silu(run, groups);
         let moments = self.conv_out.normed(run, &hidden, norm, None, None)?.into_tensor()?;
         run.observe("encoder.conv_out", &moments);
         match &self.quant_conv {

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 use unwrong_models::files::FrozenWeight;
-use unwrong_models::lora::{LoraFile, LoraLayer, Network};
+use unwrong_models::lora::{Change, LoraFile, LoraLayer, Network, Pair};
 
 use crate::error::Result;
 use crate::identity::hex;
@@ -26,6 +26,8 @@ pub struct LoraReport {
     pub sha256: String,
     /// Number formats of the matrices.
     pub dtypes: Vec<Count<&'static str>>,
+    /// Methods of the layers: `LoRA`, `LoHa`, `LoRA with DoRA`, ….
+    pub methods: Vec<Count<String>>,
     /// Number of layers that it changes.
     pub layers: usize,
     /// Number of tensors.
@@ -66,7 +68,7 @@ pub struct Modules {
     pub layers: usize,
 }
 
-/// Frobenius norms of `alpha / rank · up · down` in one block.
+/// Frobenius norms of the differences of one block's weights.
 #[derive(Debug, Serialize)]
 pub struct Norms {
     /// The network and the block in it.
@@ -85,18 +87,19 @@ pub struct Norms {
 pub fn inspect(path: &Path) -> Result<LoraReport> {
     let file = LoraFile::open(path)?;
     let layers = file.to_layers()?;
-    let matrices = || layers.iter().flat_map(|layer| [&layer.down, &layer.up]);
+    let matrices = || layers.iter().flat_map(LoraLayer::tensors);
     Ok(LoraReport {
         family: file.family().or_else(|| sdxl_shaped(&layers)),
         cross_attention_dim: file.cross_attention_dim(),
         dialects: file.dialects().into_iter().collect(),
         bytes: file.bytes().len(),
         sha256: hex(&Sha256::digest(&**file.bytes())),
-        dtypes: count(layers.iter().map(|layer| layer.up.dtype().name())),
+        dtypes: count(layers.iter().filter_map(dtype)),
+        methods: count(layers.iter().map(LoraLayer::method)),
         layers: layers.len(),
         tensors: file.tensors(),
         parameters: matrices().map(FrozenWeight::count).sum(),
-        ranks: count(layers.iter().map(LoraLayer::rank)),
+        ranks: count(layers.iter().filter_map(|layer| layer.change.rank())),
         alphas: count_alphas(&layers),
         modules: modules(&layers),
         norms: norms(&layers),
@@ -130,7 +133,7 @@ fn count<T: Ord>(values: impl Iterator<Item = T>) -> Vec<Count<T>> {
 
 /// Floats have no order of their own.
 fn count_alphas(layers: &[LoraLayer]) -> Vec<Count<f64>> {
-    let mut alphas: Vec<f64> = layers.iter().map(|layer| layer.alpha).collect();
+    let mut alphas: Vec<f64> = layers.iter().filter_map(|layer| layer.change.alpha()).collect();
     alphas.sort_by(f64::total_cmp);
     let runs = alphas.chunk_by(|one, other| one.to_bits() == other.to_bits());
     runs.map(|run| Count { value: run[0], layers: run.len() }).collect()
@@ -196,11 +199,22 @@ fn block(layer: &LoraLayer) -> String {
     parts[..parts.len().min(1 + usize::from(several))].join(".")
 }
 
-/// `‖alpha / rank · up · down‖`, from the products of each matrix with itself: the square is
-/// the trace of `(upᵀ up) (down downᵀ)`, which are `[rank, rank]`.
+/// Length of the whole difference.
 fn norm(layer: &LoraLayer) -> f64 {
-    let rank = layer.rank();
-    let (down, up) = (layer.down.values_f32(), layer.up.values_f32());
+    match &layer.change {
+        Change::LowRank(pair) if pair.mid.is_none() => pair_norm(pair) * layer.factor().abs(),
+        change => {
+            let delta = change.delta();
+            delta.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt()
+        }
+    }
+}
+
+/// `‖up · down‖`, from the products of each matrix with itself: the square is the trace of
+/// `(upᵀ up) (down downᵀ)`, which are `[rank, rank]`.
+fn pair_norm(pair: &Pair) -> f64 {
+    let rank = pair.rank();
+    let (down, up) = (pair.down.values_f32(), pair.up.values_f32());
     let mut squares = vec![0.0; rank * rank];
     for row in up.chunks_exact(rank) {
         for (i, one) in row.iter().enumerate() {
@@ -218,7 +232,12 @@ fn norm(layer: &LoraLayer) -> f64 {
             square += squares[i * rank + j] * products.sum::<f64>();
         }
     }
-    square.max(0.0).sqrt() * layer.factor().abs()
+    square.max(0.0).sqrt()
+}
+
+/// Number format of the first tensor.
+fn dtype(layer: &LoraLayer) -> Option<&'static str> {
+    layer.tensors().first().map(|tensor| tensor.dtype().name())
 }
 
 #[cfg(test)]
@@ -227,13 +246,9 @@ mod tests {
 
     #[test]
     fn the_norm_is_that_of_the_product() {
-        let layer = LoraLayer {
-            network: Network::Unet,
-            name: "conv_in".to_owned(),
-            down: FrozenWeight::from_f32(&[1.0, 2.0, 0.0, -1.0, 0.5, 3.0], &[2, 3]),
-            up: FrozenWeight::from_f32(&[2.0, 1.0, 0.0, -4.0], &[2, 2]),
-            alpha: 1.0,
-        };
+        let down = FrozenWeight::from_f32(&[1.0, 2.0, 0.0, -1.0, 0.5, 3.0], &[2, 3]);
+        let up = FrozenWeight::from_f32(&[2.0, 1.0, 0.0, -4.0], &[2, 2]);
+        let layer = LoraLayer::low_rank(Network::Unet, "conv_in", down, up, 1.0);
         // up · down = [[1, 4.5, 3], [4, -2, -12]]
         let expected = (1.0_f64 + 20.25 + 9.0 + 16.0 + 4.0 + 144.0).sqrt() / 2.0;
         assert!((norm(&layer) - expected).abs() < 1e-12, "{}", norm(&layer));

@@ -2,7 +2,7 @@
 
 use unwrong_kernels as kernels;
 
-use super::{add_scaled, matrix};
+use super::{add_scaled, matrix, multiply_rows};
 use crate::error::{Error, Result};
 use crate::files::FrozenWeight;
 use crate::ops::{Convolution, GroupNorm, Image, Window};
@@ -18,6 +18,9 @@ pub(in crate::ops) fn conv2d(
         Some(tensor) => Some(tensor.flatten_all()?.to_vec1::<f32>()?),
         None => None,
     };
+    if let Some(gain) = conv.product.gain() {
+        return gained(x, conv, per_image.as_deref(), residual, &gain.values_f32());
+    }
     x.read("conv2d", |values, dims| {
         let factors = conv.norm.map(|norm| Norm::of(norm).factors(values, dims));
         let fold = factors.as_ref().zip(conv.norm).map(|(f, norm)| f.fold(norm.silu));
@@ -41,18 +44,61 @@ pub(in crate::ops) fn conv2d(
                 run(&kernels::ConvEpilogue { residual: Some(residual), ..epilogue })
             })?,
         };
-        let low_rank = conv.product.adapter.map_or(&[][..], |adapter| &adapter.low_rank);
-        for term in low_rank {
-            let none = kernels::ConvEpilogue::default();
-            let down = self::layer(conv.window, matrix(&term.down));
-            let (hidden, [b, h, w, _]) =
-                kernels::conv2d_folded(values, dims, &down, fold.as_ref(), &none);
-            let plain = kernels::Epilogue::default();
-            let up = kernels::linear(&hidden, b * h * w, matrix(&term.up), &plain);
-            add_scaled(&mut y, &up, term.scale);
-        }
+        add_low_rank(&mut y, values, dims, conv, fold.as_ref());
         Ok(Image::owned(y, shape))
     })?
+}
+
+/// The products that a LoRA adds.
+fn add_low_rank(
+    y: &mut [f32],
+    x: &[f32],
+    dims: [usize; 4],
+    conv: &Convolution<'_>,
+    fold: Option<&kernels::Fold<'_>>,
+) {
+    let low_rank = conv.product.adapter.map_or(&[][..], |adapter| &adapter.low_rank);
+    for term in low_rank {
+        let none = kernels::ConvEpilogue::default();
+        let down = layer(conv.window, matrix(&term.down));
+        let (hidden, [b, h, w, _]) = kernels::conv2d_folded(x, dims, &down, fold, &none);
+        let plain = kernels::Epilogue::default();
+        let up = kernels::linear(&hidden, b * h * w, matrix(&term.up), &plain);
+        add_scaled(y, &up, term.scale);
+    }
+}
+
+/// A convolution with a factor per output, which the kernels do not fuse.
+fn gained(
+    x: &Image,
+    conv: &Convolution<'_>,
+    per_image: Option<&[f32]>,
+    residual: Option<Image>,
+    gain: &[f32],
+) -> Result<Image> {
+    let (mut y, shape) = x.read("conv2d", |values, dims| {
+        let factors = conv.norm.map(|norm| Norm::of(norm).factors(values, dims));
+        let fold = factors.as_ref().zip(conv.norm).map(|(f, norm)| f.fold(norm.silu));
+        let layer = layer(conv.window, matrix(conv.product.weight));
+        let none = kernels::ConvEpilogue::default();
+        let (mut y, shape) = kernels::conv2d_folded(values, dims, &layer, fold.as_ref(), &none);
+        multiply_rows(&mut y, gain);
+        add_low_rank(&mut y, values, dims, conv, fold.as_ref());
+        (y, shape)
+    })?;
+    if let Some(bias) = conv.product.bias.map(FrozenWeight::values_f32) {
+        y.chunks_exact_mut(bias.len()).for_each(|pixel| add_scaled(pixel, &bias, 1.0));
+    }
+    if let Some(per_image) = per_image {
+        let images = y.chunks_exact_mut((shape[1] * shape[2] * shape[3]).max(1));
+        for (image, shift) in images.zip(per_image.chunks_exact(shape[3])) {
+            image.chunks_exact_mut(shift.len()).for_each(|pixel| add_scaled(pixel, shift, 1.0));
+        }
+    }
+    if let Some(residual) = residual {
+        residual.read("conv2d", |residual, _| add_scaled(&mut y, residual, 1.0))?;
+    }
+    Ok(Image::owned(y, shape))
 }
 
 fn layer(window: Window, weight: kernels::Matrix<'_>) -> kernels::Conv<'_> {
