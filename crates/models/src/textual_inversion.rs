@@ -27,7 +27,7 @@ impl TextualInversion {
 
     /// How many tokens the word of a file stands for, whatever the model is.
     pub fn tokens_in(path: &Path) -> Result<usize> {
-        let file = SafetensorsFile::open(path)?;
+        let file = TensorFile::open(path)?;
         let width = |key, usual| match file.shape(key) {
             Some([_, width]) => *width,
             _ => usual,

@@ -32,6 +32,5 @@ pub use frozen::{Dtype, FrozenWeight};
 pub(crate) use ldm::BlockNames;
 pub use parts::{ModelKind, ModelParts, VaeParts};
 pub use tensor_file::TensorFile;
-pub use tensor_file::TensorFile as SafetensorsFile;
 pub use weights::{WeightPath, Weights};
 pub use write::safetensors_bytes;

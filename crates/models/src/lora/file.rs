@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use crate::error::{Error, Result};
-use crate::files::{Bytes, Family, Folder, SafetensorsFile};
+use crate::files::{Bytes, Family, Folder, TensorFile};
 use crate::lora::change::Change;
 use crate::lora::dialect::spoken;
 use crate::lora::keys::{Key, Network};
@@ -16,7 +16,7 @@ use crate::lora::read::{Parts, read_layer, refuse};
 /// A LoRA file, opened: every tensor read, checked to be finite, and grouped by layer.
 #[derive(Debug, Clone)]
 pub struct LoraFile {
-    file: SafetensorsFile,
+    file: TensorFile,
     pub(super) layers: Vec<FileLayer>,
     /// Keys that are no part of a layer, with the reason.
     pub(super) ignored: Vec<String>,
@@ -34,17 +34,17 @@ pub(super) struct FileLayer {
 impl LoraFile {
     /// Opens a file of the disk.
     pub fn open(path: &Path) -> Result<Self> {
-        Self::read(SafetensorsFile::open(path)?)
+        Self::read(TensorFile::open(path)?)
     }
 
     /// Opens a file of a folder.
     pub fn open_in(folder: &Folder, name: &str) -> Result<Self> {
-        Self::read(SafetensorsFile::open_in(folder, name)?)
+        Self::read(TensorFile::open_in(folder, name)?)
     }
 
     /// Opens bytes that are a file; `path` names them in messages.
     pub fn parse(bytes: &Bytes, path: &str) -> Result<Self> {
-        Self::read(SafetensorsFile::parse(bytes, path)?)
+        Self::read(TensorFile::parse(bytes, path)?)
     }
 
     /// How to name the file in a message.
@@ -142,7 +142,7 @@ impl LoraFile {
         refuse(&self.file, reason, hint)
     }
 
-    fn read(file: SafetensorsFile) -> Result<Self> {
+    fn read(file: TensorFile) -> Result<Self> {
         let mut layers: BTreeMap<(Network, String), Parts<'_>> = BTreeMap::new();
         let mut ignored = Vec::new();
         check_kind(&file)?;
@@ -173,7 +173,7 @@ impl LoraFile {
 }
 
 /// Refuses, in one line, what is no LoRA, no LoRA for SDXL or no LoRA of a known method.
-fn check_kind(file: &SafetensorsFile) -> Result<()> {
+fn check_kind(file: &TensorFile) -> Result<()> {
     match Family::recognise(file) {
         Family::Lora => {}
         // Dialects without a mark of their own may still hold layers.

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result};
-use crate::files::SafetensorsFile;
+use crate::files::TensorFile;
 use crate::lora::keys::Network;
 use crate::lora::layer::LoraLayer;
 
@@ -14,7 +14,7 @@ pub(super) const KEY: &str = "lora_adapter_metadata";
 pub(super) struct PeftMetadata(Map<String, Value>);
 
 impl PeftMetadata {
-    pub(super) fn read(file: &SafetensorsFile) -> Result<Self> {
+    pub(super) fn read(file: &TensorFile) -> Result<Self> {
         let Some(text) = file.metadata().get(KEY) else { return Ok(Self(Map::new())) };
         serde_json::from_str(text).map(Self).map_err(|error| Error::Malformed {
             path: file.path().to_owned(),

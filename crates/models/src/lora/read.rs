@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::error::{Error, Result};
-use crate::files::{Dtype, FrozenWeight, SafetensorsFile};
+use crate::files::{Dtype, FrozenWeight, TensorFile};
 use crate::lora::change::{Change, Factor, Pair};
 use crate::lora::keys::{Network, Role};
 use crate::lora::layer::LoraLayer;
@@ -16,7 +16,7 @@ const DAMAGED: &str = "the file may be damaged: get it again";
 
 /// Reads one layer; `None` if it is an alpha and nothing else.
 pub(super) fn read_layer(
-    file: &SafetensorsFile,
+    file: &TensorFile,
     metadata: &PeftMetadata,
     network: Network,
     name: String,
@@ -35,7 +35,7 @@ pub(super) fn read_layer(
 }
 
 struct Reader<'a> {
-    file: &'a SafetensorsFile,
+    file: &'a TensorFile,
     parts: &'a Parts<'a>,
 }
 
@@ -259,11 +259,7 @@ fn first_not_finite(weight: &FrozenWeight) -> Option<usize> {
 }
 
 /// The error that a file cannot be used.
-pub(super) fn refuse(
-    file: &SafetensorsFile,
-    reason: impl Into<String>,
-    hint: Option<&str>,
-) -> Error {
+pub(super) fn refuse(file: &TensorFile, reason: impl Into<String>, hint: Option<&str>) -> Error {
     Error::Lora {
         path: file.path().to_owned(),
         reason: reason.into(),
