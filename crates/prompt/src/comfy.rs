@@ -34,9 +34,10 @@ pub(crate) fn parse(text: &str) -> (Vec<Fragment>, Vec<Warning>) {
         #[expect(clippy::float_cmp, reason = "whether it was changed")]
         if usual != weight && warnings.len() < MOST_WARNINGS {
             let text = excerpt(&segment);
-            warnings.push(match weight.is_nan() {
-                true => Warning::WeightNoNumber { text },
-                false => Warning::WeightLimited { text },
+            warnings.push(if weight.is_nan() {
+                Warning::WeightNoNumber { text }
+            } else {
+                Warning::WeightLimited { text }
             });
         }
         for text in embeddings::take_out(&segment, &mut warnings) {
