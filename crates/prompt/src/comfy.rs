@@ -35,9 +35,10 @@ pub(crate) fn parse(text: &str, added: &AddedWords) -> (Vec<Fragment>, Vec<Warni
         #[expect(clippy::float_cmp, reason = "whether it was changed")]
         if usual != weight && warnings.len() < MOST_WARNINGS {
             let text = excerpt(&segment);
-            warnings.push(match weight.is_nan() {
-                true => Warning::WeightNoNumber { text },
-                false => Warning::WeightLimited { text },
+            warnings.push(if weight.is_nan() {
+                Warning::WeightNoNumber { text }
+            } else {
+                Warning::WeightLimited { text }
             });
         }
         for text in embeddings::cut(&segment, added, &mut warnings) {

@@ -78,7 +78,7 @@ fn compel(text: &str, shape: &mut DefaultHasher) -> Law<usize> {
         law(shares.iter().all(|share| share.is_finite()), "a share is not finite")?;
         let total: f64 = shares.iter().sum();
         law(!part.blend.normalize || (total - 1.0).abs() < 1e-9, "shares do not sum to 1")?;
-        (part.blend.normalize, shares.len().min(4), part.weight == 1.0).hash(shape);
+        (part.blend.normalize, shares.len().min(4), (part.weight * 8.0) as i64).hash(shape);
     }
     let mut drawn = String::new();
     for own in whole.prompts() {
@@ -167,7 +167,7 @@ fn scheduled(
             conjunction_plan(part.prompt_at(step), encoder, LongPrompt::Pad)?;
         }
     }
-    (ends.len().min(6), ends[0], part.weight == 1.0).hash(shape);
+    (ends.len().min(6), ends[0], (part.weight * 8.0) as i64).hash(shape);
     Ok(bytes)
 }
 
