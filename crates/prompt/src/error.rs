@@ -157,7 +157,7 @@ impl Error {
     pub fn hint(&self) -> String {
         match self {
             Self::AddedWord { .. } => {
-                "give another word for the file: letters, digits, `<`, `>`, `-` and `_`".into()
+                "make a word of letters, digits, `<`, `>`, `-` and `_`".into()
             }
             Self::AddedTwice { .. } => "give one of the files another word".into(),
             Self::ListNotClosed { .. } => {

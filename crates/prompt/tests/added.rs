@@ -2,6 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may stop where it fails")]
 
+use std::fs;
+
+use serde_json::Value;
 use unwrong_prompt::{
     AddedWords, Conjunction, Emphasis, Encoder, FIRST_ADDED, Language, LongPrompt, Prompt, Script,
     Syntax, Tokenizer,
@@ -179,4 +182,32 @@ fn an_id_has_the_name_that_diffusers_gives_it() {
     assert_eq!(added.token(FIRST_ADDED).as_deref(), Some("<wrong>"));
     assert_eq!(added.token(FIRST_ADDED + 2).as_deref(), Some("<wrong>_2"));
     assert_eq!(added.token(FIRST_ADDED + 14), None);
+}
+
+/// What A1111's and ComfyUI's own code made of prompts, in `parity/goldens/added.json`.
+#[test]
+fn chunks_with_words_equal_those_of_a1111_and_comfyui() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../parity/goldens/added.json");
+    let golden: Value = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
+    let words: Vec<(String, usize)> = serde_json::from_value(golden["words"].clone()).unwrap();
+    let added = AddedWords::new(words.iter().map(|(word, count)| (&**word, *count))).unwrap();
+    for (name, syntax) in [("a1111", A1111), ("comfyui", Syntax::Comfy)] {
+        for case in golden[name].as_array().unwrap() {
+            let text = case["text"].as_str().unwrap();
+            let (prompt, _) = Prompt::parse(text, Language { syntax, added: added.clone() });
+            for (place, encoder) in Encoder::BOTH.into_iter().enumerate() {
+                let plan = prompt.plan(encoder, LongPrompt::Pad);
+                let ids: Vec<_> = plan.chunks.iter().map(|chunk| chunk.ids.to_vec()).collect();
+                let expected: Vec<Vec<u32>> =
+                    serde_json::from_value(case["chunks"][place].clone()).unwrap();
+                assert_eq!(ids, expected, "{name}, {text:?}, {encoder:?}");
+                let expected: Vec<Vec<f32>> =
+                    serde_json::from_value(case["chunks"][2].clone()).unwrap();
+                for (chunk, expected) in plan.chunks.iter().zip(expected) {
+                    let mut pairs = chunk.weights.iter().zip(expected);
+                    assert!(pairs.all(|(one, other)| (one - other).abs() < 1e-6), "{text:?}");
+                }
+            }
+        }
+    }
 }

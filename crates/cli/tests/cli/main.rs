@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may fail by panicking")]
 
 mod bench;
+mod embeddings;
 mod errors;
 mod eval;
 mod files;

@@ -6,11 +6,12 @@
 //! prompt `category`.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use unwrong_prompt::{AddedWords, Encoder, FIRST_ADDED, Language, LongPrompt, Script};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::prompt_loras::{MOST_DEPTH, list};
 use crate::request::{EmbeddingRequest, GenerateRequest, Syntax};
 
@@ -26,6 +27,8 @@ pub(crate) fn with_those_of_the_folder(
     let mut complete = GenerateRequest { embedding_dir: None, ..request.clone() };
     let mut left_out = Vec::new();
     let Some(folder) = &request.embedding_dir else { return Ok((complete, left_out)) };
+    fs::read_dir(folder)
+        .map_err(Error::reading(Path::new(folder), "a folder of textual inversions"))?;
     let mut files = Vec::new();
     list(Path::new(folder), MOST_DEPTH, &mut files)?;
     files.sort();

@@ -24,6 +24,7 @@ fn a_full_request_survives_json() {
     let text = r#"{
         "prompt": "p", "negative_prompt": "n", "model": "m", "refiner": "none", "vae": "v",
         "loras": [{"path": "a"}, {"path": "b", "scale": -0.5}], "wrong": 0.0, "wrong_lora": "w",
+        "embeddings": [{"path": "a"}, {"path": "b", "word": "<b>"}], "embedding_dir": "e",
         "seed": 18446744073709551615, "count": 1, "steps": 30, "guidance_scale": 7.5,
         "size": "1024x768", "scheduler": "euler", "high_noise_fraction": 0.8,
         "original_size": "1x1", "crop": "3,4", "target_size": "512x512",
@@ -38,7 +39,7 @@ fn a_full_request_survives_json() {
     assert_eq!(request.loras[0].scale.to_bits(), 1f64.to_bits());
     let again = serde_json::to_string(&request).unwrap();
     assert_eq!(serde_json::from_str::<GenerateRequest>(&again).unwrap(), request);
-    assert_eq!(again.matches("\":").count(), 27 + 4, "a field was lost: {again}");
+    assert_eq!(again.matches("\":").count(), 29 + 7, "a field was lost: {again}");
 }
 
 #[test]
@@ -100,6 +101,34 @@ fn a_lora_scale_follows_the_last_colon_if_it_is_a_number() {
         assert_eq!(lora, LoraRequest { path: path.to_owned(), scale }, "{text}");
     }
     assert!("".parse::<LoraRequest>().is_err());
+}
+
+#[test]
+fn the_word_of_an_embedding_follows_the_last_colon_unless_that_is_in_a_path() {
+    for (text, path, word) in [
+        ("style.safetensors", "style.safetensors", "style"),
+        ("below/style.safetensors:<style>", "below/style.safetensors", "<style>"),
+        (r"C:\style.safetensors", r"C:\style.safetensors", "style"),
+        (r"C:\style.safetensors:ink", r"C:\style.safetensors", "ink"),
+        ("style:v2.safetensors", "style:v2.safetensors", "style:v2"),
+        ("style.safetensors:", "style.safetensors", ""),
+    ] {
+        let embedding: EmbeddingRequest = text.parse().unwrap();
+        assert_eq!(embedding.path, path, "{text}");
+        // What a path's last part is depends on the system.
+        if embedding.word.is_some() || !path.contains('\\') {
+            assert_eq!(embedding.word(), word, "{text}");
+        }
+    }
+    assert!("".parse::<EmbeddingRequest>().is_err());
+    assert!(":word".parse::<EmbeddingRequest>().is_err());
+}
+
+#[test]
+fn more_embeddings_than_any_prompt_needs_are_refused() {
+    let word = |n: u32| EmbeddingRequest { path: "a".to_owned(), word: Some(format!("w{n}")) };
+    let many = GenerateRequest { embeddings: (0..101).map(word).collect(), ..request() };
+    assert!(many.check().unwrap_err().to_string().contains("`embeddings` is 101"));
 }
 
 #[test]
