@@ -75,7 +75,8 @@ pub(crate) fn fuzz(
     for (reason, count) in &reasons {
         eprintln!("  {count:>9}  {reason}");
     }
-    assert!(tried > first && (first > 0 || reasons.len() > 3), "{what}");
+    // Else the damage reaches no more than the outermost check.
+    assert!(first > 0 || accepted > 0 && reasons.len() > 3, "{what}");
     assert!(memory.is_none_or(|memory| memory < MOST_MEMORY_MB), "{what}: {memory:?} MB");
 }
 
