@@ -4,6 +4,8 @@
 
 mod shared;
 
+use std::collections::BTreeSet;
+
 use shared::fuzzing::{Random, damage, fuzz, reason};
 use shared::{Made, root};
 use unwrong_models::files::{Bytes, TensorFile};
@@ -36,7 +38,7 @@ fn keys() -> Vec<Vec<u8>> {
 fn no_keys_make_the_reader_of_lora_files_panic_or_hang() {
     let keys = keys();
     let make = |random: &mut Random| {
-        let mut made = Made::new();
+        let mut names = BTreeSet::new();
         for _ in 0..=random.below(3) {
             let mut key = random.choose(&keys).clone();
             for _ in 0..random.below(3) {
@@ -44,13 +46,16 @@ fn no_keys_make_the_reader_of_lora_files_panic_or_hang() {
             }
             let key = String::from_utf8_lossy(&key).into_owned();
             // Both halves of a layer, so that more files come through.
-            for (from, to) in [("", ""), ("down", "up"), ("up", "down"), ("_A", "_B"), ("_B", "_A")]
-            {
-                let key = if from.is_empty() { key.clone() } else { key.replace(from, to) };
-                let shape = [[2, 2], [1, 2], [2, 1]][random.below(3)];
-                let shape = if key.ends_with("alpha") { &[][..] } else { &shape[..] };
-                made.f32(&key, shape);
+            for (from, to) in [("down", "up"), ("up", "down"), ("_A", "_B"), ("_B", "_A")] {
+                names.insert(key.replace(from, to));
             }
+            names.insert(key);
+        }
+        let mut made = Made::new();
+        for name in names {
+            let shape = [&[2, 2][..], &[1, 2], &[2, 1], &[2, 2, 1, 1]][random.below(32).min(3)];
+            let shape = if random.below(4) == 0 { shape } else { &[2, 2] };
+            made.f32(&name, if name.ends_with("alpha") { &[] } else { shape });
         }
         made.bytes()
     };

@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 /// Longest that one file of a few kilobytes may take, on a busy machine.
-const LONGEST: Duration = Duration::from_secs(10);
+const LONGEST: Duration = Duration::from_secs(2);
 /// Most memory of the whole run.
 const MOST_MEMORY_MB: u64 = 1024;
 
@@ -41,14 +41,22 @@ pub(crate) fn fuzz(
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     let seconds = number("UNWRONG_FUZZ_SECONDS").unwrap_or(2);
     let seed = number("UNWRONG_FUZZ_SEED").unwrap_or(0);
+    let first = number("UNWRONG_FUZZ_FIRST").unwrap_or(0);
     let start = Instant::now();
-    let (mut tried, mut accepted, mut slowest) = (0_u64, 0_u64, Duration::ZERO);
+    let (mut tried, mut accepted, mut slowest) = (first, 0_u64, Duration::ZERO);
     let mut reasons: BTreeMap<String, u64> = BTreeMap::new();
     while start.elapsed() < Duration::from_secs(seconds) {
         let bytes = make(&mut Random(seed ^ tried.wrapping_mul(0xD134_2543_DE82_EF95)));
-        let before = Instant::now();
-        let result = catch_unwind(AssertUnwindSafe(|| read(bytes)));
-        let took = before.elapsed();
+        let timed = || {
+            let before = Instant::now();
+            let result = catch_unwind(AssertUnwindSafe(|| read(bytes.clone())));
+            (result, before.elapsed())
+        };
+        let (result, mut took) = timed();
+        if took > LONGEST {
+            // The machine may have been busy with something else.
+            took = took.min(timed().1);
+        }
         let Ok(result) = result else { panic!("{what}: seed {seed}, file {tried} panics") };
         assert!(took < LONGEST, "{what}: seed {seed}, file {tried} takes {took:?}");
         slowest = slowest.max(took);
@@ -60,14 +68,15 @@ pub(crate) fn fuzz(
     }
     let memory = peak_memory_mb();
     eprintln!(
-        "{what}: seed {seed}, {tried} files in {seconds} s, {accepted} accepted, slowest \
+        "{what}: seed {seed}, files {first} to {tried} in {seconds} s, {accepted} accepted, slowest \
         {slowest:?}, peak memory {memory:?} MB, {} kinds of refusal",
         reasons.len()
     );
     for (reason, count) in &reasons {
         eprintln!("  {count:>9}  {reason}");
     }
-    assert!(tried > 0 && reasons.len() > 3, "{what}");
+    // Else the damage reaches no more than the outermost check.
+    assert!(first > 0 || accepted > 0 && reasons.len() > 3, "{what}");
     assert!(memory.is_none_or(|memory| memory < MOST_MEMORY_MB), "{what}: {memory:?} MB");
 }
 
