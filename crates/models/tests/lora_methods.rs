@@ -15,9 +15,7 @@ use unwrong_models::Run;
 use unwrong_models::files::{
     Bytes, Dtype, FrozenWeight, ModelParts, SafetensorsFile, Weights, safetensors_bytes,
 };
-use unwrong_models::lora::{
-    Adapters, Dialect, LoraFile, LoraLayer, Targets, attach, write_lora,
-};
+use unwrong_models::lora::{Adapters, Dialect, LoraFile, LoraLayer, Targets, attach, write_lora};
 use unwrong_models::ops::Ops;
 use unwrong_models::text_encoder::{TextEncoder, TokenRow};
 use unwrong_models::unet::Unet;
@@ -36,9 +34,8 @@ fn wide_parts() -> ModelParts {
     let wide = |file: &str| {
         let path = root().join("crates/demo/model/base").join(file);
         let file = SafetensorsFile::open(&path).unwrap();
-        let widened = |weight: &FrozenWeight| {
-            FrozenWeight::from_f32(&weight.values_f32(), weight.shape())
-        };
+        let widened =
+            |weight: &FrozenWeight| FrozenWeight::from_f32(&weight.values_f32(), weight.shape());
         let tensors: BTreeMap<String, FrozenWeight> =
             file.weights().iter().map(|(key, weight)| (key.clone(), widened(weight))).collect();
         let bytes = Bytes::owned(safetensors_bytes(&tensors, &BTreeMap::new()));
@@ -183,8 +180,6 @@ fn what_a_scale_does_never_depends_on_the_one_before() {
     assert_eq!(at(0.7), first);
 }
 
-/// Several files change one layer one after another: weights in f64, as ComfyUI's list of
-/// patches has them, against ours.
 #[test]
 fn files_on_one_layer_change_what_the_files_before_left() {
     let parts = wide_parts();
@@ -255,14 +250,15 @@ fn every_method_comes_back_from_every_dialect_that_has_words_for_it() {
             let again = file.to_layers().unwrap();
             let (found, expected) = (everything(&again), everything(&layers));
             assert_eq!(found.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>());
-            if dialect == Dialect::Kohya && name != "kohya" {
+            // Where alphas differ, they are multiplied into `up`.
+            let has_one_alpha = !["kohya", "locon", "locon-tucker"].contains(&name.as_str());
+            if dialect == Dialect::Kohya && has_one_alpha {
                 assert!(found == expected, "{name} as kohya");
             }
             for (one, other) in sorted(&again).into_iter().zip(sorted(&layers)) {
                 assert_close(&one.delta(), &other.delta(), &format!("{name} as {dialect:?}"));
-                let lengths = |layer: &LoraLayer| {
-                    layer.magnitude.as_ref().map(FrozenWeight::values_f32)
-                };
+                let lengths =
+                    |layer: &LoraLayer| layer.magnitude.as_ref().map(FrozenWeight::values_f32);
                 assert_eq!(lengths(one), lengths(other), "{name} as {dialect:?}");
             }
             let (_, applied) = attach(&[(file, 1.0)], &targets).unwrap();
@@ -271,8 +267,7 @@ fn every_method_comes_back_from_every_dialect_that_has_words_for_it() {
         }
     }
     written.retain(|one| !one.ends_with("as kohya"));
-    let expected =
-        ["dora as peft", "kohya as peft", "locon as peft", "peft-bias as peft", "peft-dora as peft"];
+    let expected = ["dora as peft", "kohya as peft", "locon as peft", "peft-dora as peft"];
     assert_eq!(written, expected);
 }
 
