@@ -317,11 +317,11 @@ fn alphas_without_a_matrix_are_no_lora() {
 #[test]
 fn other_methods_are_refused_by_name() {
     for (key, method) in [
-        ("lora_unet_conv_in.hada_w1_a", "LoHa"),
-        ("lora_unet_conv_in.lokr_w1", "LoKr"),
-        ("lora_unet_conv_in.dora_scale", "DoRA"),
-        ("lora_unet_conv_in.diff", "full difference"),
-        ("lora_unet_conv_in.lora_mid.weight", "Tucker"),
+        ("lora_unet_conv_in.oft_blocks", "OFT"),
+        ("lora_unet_conv_in.a1.weight", "GLoRA"),
+        ("lora_unet_conv_in.on_input", "IA3"),
+        ("lora_unet_conv_in.set_weight", "replaced weights"),
+        ("lora_unet_conv_in.lora_down.bias", "a bias before the up matrix"),
     ] {
         let mut file = Made::new();
         file.f32("lora_unet_conv_in.lora_down.weight", &[1, 4, 3, 3]);

@@ -112,7 +112,7 @@ fn find_layers<'a>(file: &'a LoraFile, targets: &'a Targets) -> Result<(Vec<Foun
             return Err(file.refuse(reason, None));
         }
         check_fit(file, one, name, target)?;
-        let idle = idle_keys(one, target);
+        let idle = idle_keys(one);
         applied += keys.len() - idle.len();
         unapplied.extend(idle);
         found.push(Found { layer, name, target });
@@ -131,16 +131,10 @@ fn find_layers<'a>(file: &'a LoraFile, targets: &'a Targets) -> Result<(Vec<Foun
 }
 
 /// Keys of a layer that fit and do nothing, each with the reason.
-fn idle_keys(one: &FileLayer, target: &Target) -> Vec<String> {
+fn idle_keys(one: &FileLayer) -> Vec<String> {
     let FileLayer { layer, keys } = one;
     if layer.change.alpha() == Some(0.0) && layer.magnitude.is_none() && layer.bias.is_none() {
         return keys.iter().map(|key| format!("{key}: its layer's alpha is 0")).collect();
-    }
-    let is_bias =
-        |key: &&String| [".diff_b", ".b_norm", ".bias"].iter().any(|end| key.ends_with(end));
-    if layer.bias.is_some() && target.bias.is_none() {
-        let keys = keys.iter().filter(is_bias);
-        return keys.map(|key| format!("{key}: its layer has no bias")).collect();
     }
     Vec::new()
 }

@@ -40,8 +40,12 @@ impl<'a> Effect<'a> {
 
     /// One file's layer, whose shapes fit, at the user's scale, which is not 0.
     pub(super) fn add(&mut self, layer: &LoraLayer, scale: f64) {
-        if let (Some(difference), Some(bias)) = (&layer.bias, &self.target.bias) {
-            let bias = self.bias.get_or_insert_with(|| bias.values_f32());
+        if let Some(difference) = &layer.bias {
+            let own = self.target.bias.as_ref();
+            let bias = self.bias.get_or_insert_with(|| match own {
+                Some(bias) => bias.values_f32(),
+                None => vec![0.0; difference.count()],
+            });
             add_scaled(bias, &difference.values_f32(), scale as f32);
         }
         match &layer.magnitude {

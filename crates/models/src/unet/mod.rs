@@ -57,12 +57,20 @@ impl Prepared {
 }
 
 /// The prompts of a batch, without those that are all zeros: an absent negative prompt is.
-/// Its keys and values are zeros too, for these layers have no bias.
+/// Its keys and values are zeros too, for these layers have no bias unless a LoRA gives them one.
 struct Prompts {
     /// `[N, 77n, D]`.
     embeds: Tensor,
     /// Which of them each prompt of the batch is; absent for zeros.
     places: Vec<Option<usize>>,
+}
+
+/// Whether a LoRA makes keys or values of a prompt that is all zeros.
+fn keys_have_bias(run: &Run<'_>) -> bool {
+    run.adapters.iter().any(|(name, adapter)| {
+        let is_key = [".attn2.to_k", ".attn2.to_v"].iter().any(|end| name.ends_with(end));
+        is_key && adapter.bias.is_some()
+    })
 }
 
 impl Prompts {
@@ -78,10 +86,15 @@ impl Prompts {
             }
         }
         if said.is_empty() || said.len() == places.len() {
-            let places = (0..places.len()).map(Some).collect();
-            return Ok(Self { embeds: prompt_embeds.clone(), places });
+            return Self::all(prompt_embeds);
         }
         Ok(Self { embeds: Tensor::cat(&said, 0)?, places })
+    }
+
+    /// Every prompt, zeros or not.
+    fn all(prompt_embeds: &Tensor) -> Result<Self> {
+        let places = (0..prompt_embeds.dim(0)?).map(Some).collect();
+        Ok(Self { embeds: prompt_embeds.clone(), places })
     }
 
     /// What was computed from the prompts, with zeros for the others, `[B, 77n, C]`.
@@ -150,7 +163,10 @@ impl Unet {
         // Computed once per prompt: there is no time to win.
         let run = &run.exact();
         let mut prepared = self.prepare_sizes(run, prompt_embeds, pooled_embeds, time_ids)?;
-        let prompts = Prompts::new(prompt_embeds)?;
+        let prompts = match keys_have_bias(run) {
+            true => Prompts::all(prompt_embeds)?,
+            false => Prompts::new(prompt_embeds)?,
+        };
         for block in &self.down_blocks {
             block.prepare(run, &prompts, &mut prepared)?;
         }
