@@ -13,7 +13,7 @@ use common::{Goldens, Row, nchw, nhwc};
 use shared::{demo, root};
 use unwrong_models::Run;
 use unwrong_models::files::{
-    Bytes, Dtype, FrozenWeight, ModelParts, SafetensorsFile, Weights, safetensors_bytes,
+    Bytes, Dtype, FrozenWeight, ModelParts, TensorFile, Weights, safetensors_bytes,
 };
 use unwrong_models::lora::{Adapters, Dialect, LoraFile, LoraLayer, Targets, attach, write_lora};
 use unwrong_models::ops::Ops;
@@ -33,13 +33,13 @@ fn parts() -> ModelParts {
 fn wide_parts() -> ModelParts {
     let wide = |file: &str| {
         let path = root().join("crates/demo/model/base").join(file);
-        let file = SafetensorsFile::open(&path).unwrap();
+        let file = TensorFile::open(&path).unwrap();
         let widened =
             |weight: &FrozenWeight| FrozenWeight::from_f32(&weight.values_f32(), weight.shape());
         let tensors: BTreeMap<String, FrozenWeight> =
             file.weights().iter().map(|(key, weight)| (key.clone(), widened(weight))).collect();
         let bytes = Bytes::owned(safetensors_bytes(&tensors, &BTreeMap::new()));
-        Weights::of(SafetensorsFile::parse(&bytes, "wide.safetensors").unwrap()).unwrap()
+        Weights::of(TensorFile::parse(&bytes, "wide.safetensors").unwrap()).unwrap()
     };
     let mut parts = parts();
     parts.unet.1 = wide("unet/diffusion_pytorch_model.safetensors");
