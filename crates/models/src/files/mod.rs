@@ -31,5 +31,6 @@ pub use frozen::{Dtype, FrozenWeight};
 pub(crate) use ldm::BlockNames;
 pub use parts::{ModelKind, ModelParts, VaeParts};
 pub use safetensors::SafetensorsFile;
+pub(crate) use single::{SingleLayers, single_layers};
 pub use weights::{WeightPath, Weights};
-pub use write::safetensors_bytes;
+pub use write::{TensorSlot, safetensors_bytes, safetensors_header};

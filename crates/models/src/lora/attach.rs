@@ -6,7 +6,7 @@ use crate::error::Result;
 use crate::files::FrozenWeight;
 use crate::lora::file::FileLayer;
 use crate::lora::keys::Network;
-use crate::lora::{Adapters, LoraFile, LowRank, Targets};
+use crate::lora::{Adapters, BlockWeights, LoraFile, LowRank, Targets};
 
 /// How much of a LoRA file found its layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,29 +19,46 @@ pub struct Applied {
     pub total: usize,
     /// Keys of the tensors not in use, each with the reason.
     pub unapplied: Vec<String>,
+    /// Tensors among those in use whose scale is 0, so that they change nothing.
+    pub silent: usize,
 }
 
-/// How strongly a LoRA file counts in each kind of network.
+/// How strongly a LoRA file counts in each network, and in each block.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Scales {
     /// In the UNet.
     pub unet: f64,
-    /// In both text encoders.
-    pub text_encoders: f64,
+    /// In the first text encoder.
+    pub text_encoder: f64,
+    /// In the second text encoder.
+    pub text_encoder_2: f64,
+    /// Factors of these, block by block.
+    pub blocks: BlockWeights,
 }
 
 impl From<f64> for Scales {
     fn from(scale: f64) -> Self {
-        Self { unet: scale, text_encoders: scale }
+        let blocks = BlockWeights::default();
+        Self { unet: scale, text_encoder: scale, text_encoder_2: scale, blocks }
     }
 }
 
 impl Scales {
-    fn of(self, network: Network) -> f64 {
-        match network {
+    /// The scale of a layer, by its checkpoint name.
+    #[must_use]
+    pub fn of(&self, network: Network, layer: &str) -> f64 {
+        let scale = match network {
             Network::Unet => self.unet,
-            Network::TextEncoder | Network::TextEncoder2 => self.text_encoders,
-        }
+            Network::TextEncoder => self.text_encoder,
+            Network::TextEncoder2 => self.text_encoder_2,
+        };
+        scale * self.blocks.of(network, layer)
+    }
+
+    /// A number among them that is none.
+    fn not_finite(&self) -> Option<f64> {
+        let scales = [self.unet, self.text_encoder, self.text_encoder_2];
+        scales.into_iter().chain(self.blocks.numbers()).find(|scale| !scale.is_finite())
     }
 }
 
@@ -57,8 +74,7 @@ pub fn attach<S: Into<Scales> + Copy>(
     let mut reports = Vec::with_capacity(files.len());
     for (file, scales) in files {
         let scales: Scales = (*scales).into();
-        let wrong = [scales.unet, scales.text_encoders].into_iter().find(|one| !one.is_finite());
-        if let Some(scale) = wrong {
+        if let Some(scale) = scales.not_finite() {
             return Err(file.refuse(format!("its scale is {scale}"), Some("use a number")));
         }
         reports.push(attach_one(file, scales, targets, &mut adapters)?);
@@ -73,7 +89,7 @@ fn attach_one(
     adapters: &mut Adapters,
 ) -> Result<Applied> {
     check_family(file, targets)?;
-    let mut unapplied = file.ignored.clone();
+    let (mut unapplied, mut silent) = (file.ignored.clone(), 0);
     let mut taken: HashMap<(Network, &str), &FileLayer> = HashMap::new();
     for layer in &file.layers {
         let Some((name, shape)) = targets.find(layer.network, &layer.name) else {
@@ -87,8 +103,10 @@ fn attach_one(
             );
             return Err(file.refuse(reason, None));
         }
-        let low_rank = fit(file, layer, name, shape, scales.of(layer.network))?;
-        if low_rank.scale != 0.0 {
+        let low_rank = fit(file, layer, name, shape, scales.of(layer.network, name))?;
+        if low_rank.scale == 0.0 {
+            silent += layer.keys.len();
+        } else {
             adapters.of_mut(layer.network).entry(name).low_rank.push(low_rank);
         }
     }
@@ -101,7 +119,7 @@ fn attach_one(
         return Err(file.refuse(reason, Some("use a LoRA that was trained for SDXL")));
     }
     let applied = taken.values().map(|layer| layer.keys.len()).sum();
-    Ok(Applied { path: file.path().to_owned(), applied, total: file.tensors(), unapplied })
+    Ok(Applied { path: file.path().to_owned(), applied, total: file.tensors(), unapplied, silent })
 }
 
 /// The width of the prompt's features tells the families apart, whatever the layers are called.

@@ -9,6 +9,7 @@
 
 mod adapter;
 mod attach;
+mod blocks;
 mod dialect;
 mod file;
 mod keys;
@@ -16,15 +17,18 @@ mod layer;
 mod metadata;
 mod names;
 mod targets;
+mod tools;
 mod trained;
 mod write;
 
 pub use adapter::{Adapter, Adapters, LayerAdapters, LowRank};
 pub use attach::{Applied, Scales, attach};
+pub use blocks::{BlockWeights, block_name};
 pub use dialect::Dialect;
 pub use file::LoraFile;
 pub use keys::Network;
 pub use layer::LoraLayer;
 pub use targets::Targets;
+pub use tools::{Checkpoint, CheckpointFile, RawTensor};
 pub use trained::{Branch, BranchGradients, ByLayer, Dropout, Gradients, Trained};
 pub use write::write_lora;
