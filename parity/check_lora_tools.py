@@ -28,9 +28,10 @@ from typing import Optional
 import safetensors
 import safetensors.torch
 import torch
-from make_goldens import ROOT, load
+from diffusers import StableDiffusionXLPipeline
 from safetensors.torch import load_file, save_file
 
+ROOT = Path(__file__).resolve().parent.parent
 LIMIT = 1e-4
 GOLDENS = ROOT / "parity/goldens/lora_tools"
 TORCH_QUANTILE = torch.quantile
@@ -230,6 +231,77 @@ def check_files(scripts, program, folder):
     print("hashes: equal")
 
 
+class Root(torch.nn.Module):
+    """The first text encoder under the name that its layers have in files."""
+
+    def __init__(self, encoder):
+        super().__init__()
+        self.text_model = encoder
+
+
+def networks(model):
+    """Text encoders and UNet of a folder, as the scripts want them."""
+    pipe = StableDiffusionXLPipeline.from_pretrained(model, torch_dtype=torch.float32, local_files_only=True)
+    first = pipe.text_encoder
+    first = first if hasattr(first, "text_model") else Root(first)
+    return first, pipe.text_encoder_2, None, pipe.unet, None, None
+
+
+def check_models(scripts, program, folder, model):
+    """A LoRA into a model, and out again."""
+    goldens = ROOT / "parity/goldens"
+    files = [goldens / "lora-kohya-most.safetensors", goldens / "lora-kohya-text-alphas.safetensors"]
+    ratios, merged = [0.8, -0.6], folder / "merged"
+    first, second, _, unet, *_ = networks(model)
+    scripts["sdxl_merge_lora"].merge_to_sd_model(first, second, unet, list(map(str, files)), ratios, [], torch.float)
+    line = [f"{path}:{ratio}" for path, ratio in zip(files, ratios)]
+    run(program, "merge", *line, "--into", model, "--dtype", "f32", "-o", merged)
+    worst, changed = 0.0, 0
+    for part, network in [("text_encoder", first), ("text_encoder_2", second), ("unet", unet)]:
+        ours, source = {}, {}
+        for path in sorted((merged / part).glob("*.safetensors")):
+            ours.update(load_file(path))
+            source.update(load_file(model / part / path.name))
+        theirs = network.state_dict()
+        for key, value in ours.items():
+            value, expected = value.double(), theirs[key].double()
+            worst = max(worst, float((value - expected).abs().max() / expected.abs().max().clamp(min=1e-12)))
+            changed += bool((source[key].double() != value).any())
+    print(f"merge --into: {changed} tensors changed, all within {worst:.1e}")
+    assert worst <= 1e-6 and changed > 20
+
+    single, single_merged = folder / "single.safetensors", folder / "single-merged.safetensors"
+    single_of_merged = folder / "single-of-merged.safetensors"
+    maker = [sys.executable, ROOT / "parity/make_single_file.py"]
+    for source, target in [(model, single), (merged, single_of_merged)]:
+        subprocess.run([*map(str, maker), "--model", str(source), "--out", str(target)], check=True, capture_output=True)
+    run(program, "merge", *line, "--into", single, "--dtype", "f32", "-o", single_merged)
+    ours, expected = load_file(single_merged), load_file(single_of_merged)
+    assert ours.keys() == expected.keys(), ours.keys() ^ expected.keys()
+    worst = max(float((ours[key].double() - expected[key].double()).abs().max()) for key in ours)
+    print(f"merge --into a single file: {len(ours)} tensors, within {worst:.1e} of the merged folder's")
+    assert worst <= 1e-6
+
+    extract = scripts["extract_lora_from_models"]
+    extract.args = argparse.Namespace(device=None)
+    module = sys.modules["library.sdxl_model_util"]
+    module.load_models_from_sdxl_checkpoint = lambda _, path, __: networks(Path(path))
+    torch.quantile = lambda *_: torch.tensor(float("inf"))
+    for name, conv, more in [("linear", None, []), ("conv", 2, ["--conv-rank", 2])]:
+        theirs, ours = folder / f"extract-{name}.safetensors", folder / f"ours-extract-{name}.safetensors"
+        extract.svd(
+            model_org=str(model), model_tuned=str(merged), save_to=str(theirs), dim=3, v2=False, sdxl=True, conv_dim=conv,
+            v_parameterization=False, no_metadata=True,
+        )
+        run(program, "extract", "--base", model, "--tuned", merged, "--rank", 3, *more, "-o", ours)
+        # Layers that do not differ: the script writes zeros, we nothing.
+        tensors = load_file(theirs)
+        zeros = {key.split(".")[0] for key, value in tensors.items() if "lora_up" in key and not value.any()}
+        save({key: value for key, value in tensors.items() if key.split(".")[0] not in zeros}, theirs)
+        compare(f"extract {name}", theirs, ours)
+    torch.quantile = TORCH_QUANTILE
+
+
 def to_ldm(path, like):
     """Our file with the names of another one: diffusers' and LDM's name the same layers."""
     from diffusers.loaders.lora_conversion_utils import _maybe_map_sgm_blocks_to_diffusers
@@ -257,10 +329,11 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         check_files(scripts, arguments.program, folder)
+        check_models(scripts, arguments.program, folder, arguments.model / "base")
         if arguments.write:
             GOLDENS.mkdir(exist_ok=True)
             for path in folder.glob("*.safetensors"):
-                if not path.name.startswith(("ours-", "wide")):
+                if not path.name.startswith(("ours-", "wide", "single", "extract")):
                     (GOLDENS / path.name).write_bytes(path.read_bytes())
 
 

@@ -23,7 +23,7 @@ use unwrong::wrongs::WEIGHT;
 
 pub(crate) use self::eval::EvalArgs;
 pub(crate) use self::lora::{
-    KeepArgs, LoraBlocksArgs, LoraCommand, LoraConvertArgs, LoraExtractArgs, LoraHashArgs,
+    LoraBlocksArgs, LoraCommand, LoraConvertArgs, LoraDialect, LoraExtractArgs, LoraHashArgs,
     LoraInspectArgs, LoraMergeArgs, LoraResizeArgs, LoraScaleArgs, LoraWritingArgs,
 };
 pub(crate) use self::train::{CardArgs, TrainArgs};

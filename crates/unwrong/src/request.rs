@@ -194,10 +194,7 @@ impl GenerateRequest {
             check_name(field, name.as_deref())?;
         }
         for lora in &self.loras {
-            check_name("lora", Some(&lora.path))?;
-            for scale in lora.numbers() {
-                check_range("lora scale", Some(scale), -100.0, 100.0)?;
-            }
+            lora.check()?;
         }
         check_range("wrong", self.wrong, -100.0, 100.0)?;
         if self.wrong_lora.is_some() && self.wrong.is_none() {

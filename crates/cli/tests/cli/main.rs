@@ -8,6 +8,7 @@ mod eval;
 mod files;
 mod library;
 mod lora;
+mod lora_tools;
 mod pictures;
 mod readme;
 mod tokens;

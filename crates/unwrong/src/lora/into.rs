@@ -26,7 +26,7 @@ const MOST_DEPTH: usize = 4;
 const INDEX: &str = "model_index.json";
 
 /// How a model with LoRA files in it is written.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 pub struct IntoModel<'a> {
     /// How numbers of UNet and text encoders are stored; absent means as they are.
     pub dtype: Option<Dtype>,
@@ -48,6 +48,7 @@ pub fn merge_into(
     if !model.exists() {
         return Err(Error::NotThere { path: model.to_owned(), expected: "a model" });
     }
+    loras.iter().try_for_each(LoraRequest::check)?;
     let files: Vec<(LoraFile, Scales)> = loras
         .iter()
         .map(|lora| Ok((LoraFile::open(Path::new(&lora.path))?, lora.scales())))
@@ -107,8 +108,11 @@ impl Job<'_> {
             _ => Path::new("."),
         };
         fs::create_dir_all(parent).map_err(cannot)?;
-        let parts = tempfile::Builder::new().prefix(".unwrong-").suffix(".part");
-        let place = parts.tempdir_in(parent).map_err(cannot)?;
+        let place = tempfile::Builder::new()
+            .prefix(".unwrong-")
+            .suffix(".part")
+            .tempdir_in(parent)
+            .map_err(cannot)?;
         let (folder, old) = (place.path().join("new"), place.path().join("old"));
 
         let mut files = Vec::new();

@@ -47,6 +47,7 @@ struct Weighed<'a> {
 /// Merges files, each at its scales; `title` is what the new one is called.
 pub fn merge(loras: &[LoraRequest], how: &Merge, title: &str, writing: Writing) -> Result<Made> {
     how.check()?;
+    loras.iter().try_for_each(LoraRequest::check)?;
     let sources: Vec<Source> = loras
         .iter()
         .map(|lora| Source::open(Path::new(&lora.path)))

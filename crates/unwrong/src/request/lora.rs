@@ -6,6 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use unwrong_models::lora::{BlockWeights, Scales};
 
+use super::{check_name, check_range};
 use crate::error::{Error, Result};
 
 /// A LoRA file and how strongly to apply it; on the command line
@@ -74,10 +75,17 @@ impl LoraRequest {
         }
     }
 
+    /// Refuses what can be refused without a file.
+    pub(crate) fn check(&self) -> Result<()> {
+        check_name("lora", Some(&self.path))?;
+        self.numbers()
+            .try_for_each(|scale| check_range("lora scale", Some(scale), -100.0, 100.0))
+    }
+
     /// Every number that is given.
-    pub(super) fn numbers(&self) -> impl Iterator<Item = f64> {
+    fn numbers(&self) -> impl Iterator<Item = f64> {
         let apart = [self.unet, self.text_encoder, self.text_encoder_2].into_iter().flatten();
-        let blocks = self.blocks.into_iter().flat_map(|blocks| blocks.0.numbers());
+        let blocks = self.blocks.iter().flat_map(|blocks| blocks.0.numbers());
         std::iter::once(self.scale).chain(apart).chain(blocks)
     }
 
