@@ -51,6 +51,20 @@ SHAPES = {
     "lora_te2_text_model_encoder_layers_1_mlp_fc1": (32, 12),
 }
 
+# What diffusers calls the blocks above.
+BLOCK_NAMES = [
+    ("down_blocks_1_attentions_0", "input_blocks_4_1"),
+    ("down_blocks_2_attentions_0", "input_blocks_7_1"),
+    ("mid_block_attentions_0", "middle_block_1"),
+    ("up_blocks_0_attentions_2", "output_blocks_2_1"),
+    ("up_blocks_1_attentions_2", "output_blocks_5_1"),
+    ("down_blocks_0_resnets_1_conv1", "input_blocks_2_0_in_layers_2"),
+    ("up_blocks_2_resnets_2_conv_shortcut", "output_blocks_8_0_skip_connection"),
+]
+DIFFUSERS = {
+    name.replace(ldm, diffusers): name for name in SHAPES for diffusers, ldm in BLOCK_NAMES if f"_{ldm}" in name
+}
+
 
 def functions(path, names):
     """Some functions of a module, without what the rest of it imports."""
@@ -172,10 +186,8 @@ def check_files(scripts, program, folder):
         made, _, _ = scripts["resize_lora"].resize_lora_model(loaded, rank, conv, torch.float, "cpu", method, value, False)
         theirs, ours = folder / f"resize-{name}.safetensors", folder / f"ours-resize-{name}.safetensors"
         save(made, theirs)
-        wide = folder / "wide.safetensors"
-        run(program, "convert", first, "--to", "kohya", "--dtype", "f32", "-o", wide, "--force")
-        run(program, "resize", wide, *line, "-o", ours)
-        compare(f"resize {name}", theirs, to_ldm(ours, first), same_rank=True)
+        run(program, "resize", first, *line, "--dtype", "f32", "-o", ours)
+        compare(f"resize {name}", theirs, to_ldm(ours), same_rank=True)
 
     torch.quantile = lambda *_: torch.tensor(float("inf"))
     for name, blocks in [("svd", []), ("svd-blocks", [json.dumps(list(weights)) for weights in BLOCKS])]:
@@ -187,7 +199,7 @@ def check_files(scripts, program, folder):
         weights = [f":blocks={','.join(map(str, some))}" if blocks else "" for some in BLOCKS]
         files = [f"{first}:0.7{weights[0]}", f"{second}:-0.3{weights[1]}"]
         run(program, "merge", *files, "--rank", 4, "--conv-rank", 3, "--dtype", "f32", "-o", ours)
-        compare(f"merge {name}", theirs, to_ldm(ours, first))
+        compare(f"merge {name}", theirs, to_ldm(ours))
     torch.quantile = TORCH_QUANTILE
 
     made, _ = scripts["sdxl_merge_lora"].merge_lora_models([str(first), str(second)], [0.7, 0.3], [], torch.float, concat=True)
@@ -207,7 +219,7 @@ def check_files(scripts, program, folder):
         exact[f"{name}.alpha"] = torch.tensor(float(rank))
     save(exact, theirs)
     run(program, "merge", f"{first}:0.7", f"{second}:0.3", "-o", ours)
-    compare("merge exact", theirs, to_ldm(ours, first))
+    compare("merge exact", theirs, to_ldm(ours))
 
     blocks = folder / "ours-blocks.safetensors"
     run(program, "blocks", first, "--weights", ",".join(map(str, BLOCKS[0])), "-o", blocks)
@@ -219,7 +231,7 @@ def check_files(scripts, program, folder):
         if place in targets:
             weighed[f"{name}.alpha"] = weighed[f"{name}.alpha"] * BLOCKS[0][targets.index(place)]
     save(weighed, folder / "blocks.safetensors")
-    compare("blocks", folder / "blocks.safetensors", to_ldm(blocks, first))
+    compare("blocks", folder / "blocks.safetensors", to_ldm(blocks))
 
     made = load_file(blocks)
     metadata = safetensors.safe_open(blocks, "pt").metadata()
@@ -302,19 +314,14 @@ def check_models(scripts, program, folder, model):
     torch.quantile = TORCH_QUANTILE
 
 
-def to_ldm(path, like):
-    """Our file with the names of another one: diffusers' and LDM's name the same layers."""
-    from diffusers.loaders.lora_conversion_utils import _maybe_map_sgm_blocks_to_diffusers
-
-    unet = type("Config", (), {"layers_per_block": 2})()
-    theirs = {key: torch.zeros(1) for key in load_file(like)}
-    names = {}
-    for key in theirs:
-        new = next(iter(_maybe_map_sgm_blocks_to_diffusers({key: theirs[key]}, unet)))
-        names[new] = key
-    tensors = load_file(path)
+def to_ldm(path):
+    """Our file with LDM's names for the same layers."""
     target = path.with_suffix(".ldm.safetensors")
-    save({names.get(key, key): value for key, value in tensors.items()}, target)
+    tensors = {}
+    for key, value in load_file(path).items():
+        name, _, role = key.partition(".")
+        tensors[f"{DIFFUSERS.get(name, name)}.{role}"] = value
+    save(tensors, target)
     return target
 
 
@@ -333,7 +340,7 @@ def main():
         if arguments.write:
             GOLDENS.mkdir(exist_ok=True)
             for path in folder.glob("*.safetensors"):
-                if not path.name.startswith(("ours-", "wide", "single", "extract")):
+                if not path.name.startswith(("ours-", "single", "extract")):
                     (GOLDENS / path.name).write_bytes(path.read_bytes())
 
 

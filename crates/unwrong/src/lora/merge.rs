@@ -67,6 +67,13 @@ pub fn merge(loras: &[LoraRequest], how: &Merge, title: &str, writing: Writing) 
     groups.iter().try_for_each(|group| check_widths(group))?;
     let merged: Vec<LoraLayer> =
         groups.par_iter().map(|group| how.layer(group)).collect::<Result<_>>()?;
+    let writing = match how {
+        Merge::Svd { .. } => Writing {
+            dtype: writing.dtype.or(Some(shared(sources.iter().flat_map(Source::dtypes)))),
+            ..writing
+        },
+        Merge::Exact => writing,
+    };
     let metadata = how.metadata(&sources, loras, &merged, title);
     let dialects = sources.first().map(Source::dialects).unwrap_or_default();
     let mut made = write(&merged, &metadata, &dialects, writing)?;
@@ -113,10 +120,7 @@ impl Merge {
                 if let Some(quantile) = clamp {
                     factors.clamp(quantile);
                 }
-                let widest = group.iter().map(|one| one.layer.up.dtype());
-                let dtype = shared(widest);
-                let layer = from_factors(first, &factors, factors.rank as f64);
-                Ok(layer.in_dtype(dtype)?)
+                Ok(from_factors(first, &factors, factors.rank as f64))
             }
         }
     }
@@ -213,7 +217,7 @@ fn same(mut values: impl Iterator<Item = String>) -> String {
 }
 
 /// The dtype that all have, or the one that holds the numbers of every other.
-fn shared(mut dtypes: impl Iterator<Item = Dtype>) -> Dtype {
+pub(super) fn shared(mut dtypes: impl Iterator<Item = Dtype>) -> Dtype {
     let first = dtypes.next().unwrap_or(Dtype::F32);
     if dtypes.all(|dtype| dtype == first) { first } else { Dtype::F32 }
 }

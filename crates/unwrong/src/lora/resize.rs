@@ -10,6 +10,7 @@ use serde::Serialize;
 use unwrong_models::files::FrozenWeight;
 use unwrong_models::lora::LoraLayer;
 
+use super::merge::shared;
 use super::scale::{comment, note_alpha};
 use super::source::{Made, Metadata, Source, Writing};
 use super::svd::{self, Factors, Term};
@@ -69,6 +70,9 @@ pub fn resize(path: &Path, how: &Resize, writing: Writing) -> Result<(Made, Vec<
     let mut metadata = source.metadata();
     let most = source.layers.iter().map(LoraLayer::rank).max().unwrap_or(0);
     how.note(&mut metadata, most, &layers);
+    // Numbers are kept in the format that they came in.
+    let dtype = writing.dtype.or(Some(shared(source.dtypes())));
+    let writing = Writing { dtype, ..writing };
     Ok((source.write(&layers, &metadata, writing)?, resized))
 }
 
@@ -114,11 +118,7 @@ impl Resize {
             kept,
         };
         let alpha = layer.factor() * factors.rank as f64;
-        let made = from_factors(layer, &factors, alpha);
-        // Numbers are kept in the format that they came in.
-        let up = FrozenWeight::rounded(&factors.up, layer.up.dtype(), made.up.shape());
-        let down = FrozenWeight::rounded(&factors.down, layer.down.dtype(), made.down.shape());
-        Ok((LoraLayer { up, down, ..made }, about))
+        Ok((from_factors(layer, &factors, alpha), about))
     }
 
     /// The script's rank: it counts one more than the rule asks for.

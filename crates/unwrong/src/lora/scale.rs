@@ -69,9 +69,8 @@ fn scaled(layer: &LoraLayer, factor: f64, place: ScaleIn) -> Result<LoraLayer> {
             let values: Vec<f32> =
                 values.map(|value| (f64::from(value) * factor) as f32).collect();
             let dtype = layer.up.dtype();
-            let up = FrozenWeight::from_f32(&values, layer.up.shape());
-            layer = LoraLayer { up, ..layer }.in_dtype(dtype)?;
-            if values.iter().any(|value| !value.is_finite()) {
+            layer.up = FrozenWeight::rounded(&values, dtype, layer.up.shape());
+            if layer.up.values_f32().iter().any(|value| !value.is_finite()) {
                 return Err(too_large(&layer.name, dtype));
             }
         }

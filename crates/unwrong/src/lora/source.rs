@@ -62,6 +62,11 @@ impl Source {
         }
     }
 
+    /// The number formats of its matrices.
+    pub(super) fn dtypes(&self) -> impl Iterator<Item = Dtype> {
+        self.layers.iter().flat_map(|layer| [layer.down.dtype(), layer.up.dtype()])
+    }
+
     /// Says which tensors of the file belong to no layer.
     pub(super) fn left_out(&self) -> impl Iterator<Item = String> {
         self.file.ignored().iter().map(|ignored| format!("left out: {ignored}"))
