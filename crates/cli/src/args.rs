@@ -5,6 +5,7 @@
 //! defaults once it knows the model.
 
 mod eval;
+mod lora;
 mod train;
 
 use std::fmt::Display;
@@ -13,7 +14,6 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use unwrong::lora::{Dialect, Dtype};
 use unwrong::picture::Quality;
 use unwrong::request::{
     Crop, EmbeddingRequest, GenerateRequest, LongPrompt, LoraRequest, NoiseKind, SchedulerName,
@@ -22,6 +22,10 @@ use unwrong::request::{
 use unwrong::wrongs::WEIGHT;
 
 pub(crate) use self::eval::EvalArgs;
+pub(crate) use self::lora::{
+    LoraBlocksArgs, LoraCommand, LoraConvertArgs, LoraDialect, LoraExtractArgs, LoraHashArgs,
+    LoraInspectArgs, LoraMergeArgs, LoraResizeArgs, LoraScaleArgs, LoraWritingArgs,
+};
 pub(crate) use self::train::{CardArgs, TrainArgs};
 
 /// Pictures from prompts with SDXL, and what the wrong-LoRA does to them.
@@ -64,7 +68,7 @@ pub(crate) enum Command {
     Eval(Box<EvalArgs>),
     /// Show how a prompt is read: fragments, weights, token ids.
     Tokens(TokensArgs),
-    /// Look into LoRA files, or write them in another dialect.
+    /// Look into LoRA files, change them, and make others of them.
     #[command(subcommand)]
     Lora(LoraCommand),
     /// Print the request that a picture carries.
@@ -89,9 +93,6 @@ const COMPARE_EXAMPLES: &str = "Example:
 const WRONGS_EXAMPLES: &str = "Examples:
   unwrong wrongs -o wrong-pictures/ --seed 0
   unwrong wrongs -o few/ --keywords blurry,cropped --guidance-scales 10,13 --count 5";
-
-const CONVERT_EXAMPLES: &str = "Example:
-  unwrong lora convert wrong.safetensors --to kohya -o wrong-a1111.safetensors";
 
 const BENCH_EXAMPLES: &str = "Examples:
   unwrong bench unet --model sdxl/ --size 512x512
@@ -223,6 +224,10 @@ pub(crate) struct ModelArgs {
     pub(crate) vae: Option<String>,
     /// A LoRA file and its scale, or `wrong` for the model's wrong-LoRA without its word; may be
     /// given several times [default scale: 1].
+    ///
+    /// Behind it may stand, each after a colon, other scales for parts of the model, `unet=`,
+    /// `te1=`, `te2=`, `te=`, and factors of blocks, `blocks=IN04=0.5,OUT=0` or 12, 20 or 26
+    /// numbers: `style.safetensors:0.8:te=0:blocks=OUT=0.5`.
     #[arg(long = "lora", value_name = "PATH[:SCALE]")]
     pub(crate) loras: Vec<LoraRequest>,
     /// Use the model's wrong-LoRA, and put `wrong` in front of the negative prompt.
@@ -375,87 +380,6 @@ pub(crate) struct TokensArgs {
 
     #[command(flatten)]
     pub(crate) dynamic: DynamicArgs,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum LoraCommand {
-    /// Say what a LoRA file changes, and how much.
-    Inspect(LoraInspectArgs),
-    /// Write a LoRA file in another dialect: every layer does what it did.
-    ///
-    /// Where a dialect has no word for alpha, the factor goes into the matrices if that is exact,
-    /// or into the header as PEFT's config; what cannot be said is refused.
-    #[command(after_help = CONVERT_EXAMPLES)]
-    Convert(LoraConvertArgs),
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct LoraInspectArgs {
-    /// The LoRA.
-    pub(crate) file: PathBuf,
-    /// One JSON object on standard output.
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct LoraConvertArgs {
-    /// The LoRA, in any dialect.
-    pub(crate) file: PathBuf,
-    /// Whose keys.
-    #[arg(long, value_name = "DIALECT")]
-    pub(crate) to: LoraDialect,
-    /// The file to write.
-    #[arg(short, long, value_name = "FILE")]
-    pub(crate) output: PathBuf,
-    /// How numbers are stored [default: as they are].
-    #[arg(long)]
-    pub(crate) dtype: Option<LoraDtype>,
-    /// Replace a file that exists.
-    #[arg(long)]
-    pub(crate) force: bool,
-}
-
-/// Whose keys a LoRA file has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum LoraDialect {
-    /// Attention processors, as in 2023: UNet attention and text encoders only.
-    Diffusers,
-    /// What diffusers and PEFT write today.
-    Peft,
-    /// kohya's scripts, A1111, Forge, ComfyUI.
-    Kohya,
-}
-
-impl From<LoraDialect> for Dialect {
-    fn from(dialect: LoraDialect) -> Self {
-        match dialect {
-            LoraDialect::Diffusers => Self::Diffusers,
-            LoraDialect::Peft => Self::Peft,
-            LoraDialect::Kohya => Self::Kohya,
-        }
-    }
-}
-
-/// How the matrices of a LoRA file are stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum LoraDtype {
-    /// Single precision, which takes up almost any alpha.
-    F32,
-    /// Half precision: half as large, each number rounded.
-    F16,
-    /// The upper half of a single: half as large, coarser than f16, with the range of f32.
-    Bf16,
-}
-
-impl From<LoraDtype> for Dtype {
-    fn from(dtype: LoraDtype) -> Self {
-        match dtype {
-            LoraDtype::F32 => Self::F32,
-            LoraDtype::F16 => Self::F16,
-            LoraDtype::Bf16 => Self::Bf16,
-        }
-    }
 }
 
 #[derive(Debug, Args)]

@@ -1,4 +1,7 @@
-//! `unwrong lora`: what is in a LoRA file, and the same in another dialect.
+//! `unwrong lora`: what is in a LoRA file, the same in another dialect, and others made of it.
+
+mod hash;
+mod tools;
 
 use anyhow::Result;
 use unwrong::lora::{Count, LoraReport, convert, inspect};
@@ -12,6 +15,12 @@ pub(crate) fn run(command: &LoraCommand) -> Result<()> {
     match command {
         LoraCommand::Inspect(arguments) => run_inspect(arguments),
         LoraCommand::Convert(arguments) => run_convert(arguments),
+        LoraCommand::Merge(arguments) => tools::merge(arguments),
+        LoraCommand::Extract(arguments) => tools::extract(arguments),
+        LoraCommand::Resize(arguments) => tools::resize(arguments),
+        LoraCommand::Scale(arguments) => tools::scale(arguments),
+        LoraCommand::Blocks(arguments) => tools::blocks(arguments),
+        LoraCommand::Hash(arguments) => hash::run(arguments),
     }
 }
 
@@ -54,6 +63,8 @@ fn text(report: &LoraReport) -> String {
         (None, Some(width)) => format!("unknown (prompts of {width} features)"),
         (None, None) => "unknown (no cross-attention)".to_owned(),
     };
+    let title =
+        report.title.as_ref().map(|title| format!("title       {}", printer::visible(title)));
     let mut lines = vec![
         format!("for         {family}"),
         format!("dialect     {}", report.dialects.join(", ")),
@@ -67,10 +78,24 @@ fn text(report: &LoraReport) -> String {
         format!("rank        {}", counts(&report.ranks)),
         format!("alpha       {}", counts(&report.alphas)),
     ];
+    lines.extend(title);
     lines.push("\nchanges".to_owned());
     for modules in &report.modules {
-        lines.push(format!("  {:14} {:12} {:5}", modules.network, modules.kind, modules.layers));
+        lines.push(format!(
+            "  {:14} {:12} {:5}  rank {}, alpha {}",
+            modules.network,
+            modules.kind,
+            modules.layers,
+            counts(&modules.ranks),
+            counts(&modules.alphas)
+        ));
     }
+    lines.push(format!("  blocks {}", report.blocks.join(", ")));
+    let triggers = report.triggers.iter().map(|trigger| {
+        let captions = trigger.captions.map_or_else(String::new, |count| format!(" ({count})"));
+        format!("{}{captions}", trigger.text)
+    });
+    section(&mut lines, "words", triggers);
     lines.push("\nnorms       layers      mean  greatest".to_owned());
     for norms in &report.norms {
         lines.push(format!(

@@ -45,7 +45,7 @@ pub(crate) fn run(arguments: &TokensArgs) -> Result<()> {
     }
     let describe =
         |prompt: &Conjunction| Description::new(prompt, arguments.long_prompt.into(), &warnings);
-    for LoraTag { name, text_encoder_scale, unet_scale } in &script.loras {
+    for LoraTag { name, text_encoder_scale, unet_scale, .. } in &script.loras {
         printer::note(&format!(
             "LoRA `{}`: {text_encoder_scale} on the text encoders, {unet_scale} on the UNet",
             printer::visible(name)

@@ -102,7 +102,7 @@ impl Variant {
         };
         if let Some(scale) = self.lora {
             let path = shared.wrong_lora.clone().unwrap_or_else(|| WRONG.to_owned());
-            request.loras.push(LoraRequest { path, scale: scale.resolve(defaults) });
+            request.loras.push(LoraRequest::new(path, scale.resolve(defaults)));
         }
         request
     }

@@ -158,6 +158,18 @@ pub enum Error {
         hint: Option<String>,
     },
 
+    /// Weights of blocks that are none.
+    #[error(
+        "`{value}` are no block weights: {reason}; expected 12, 20 or 26 numbers with commas \
+         between them, or blocks such as `IN04=0.5,OUT=0`"
+    )]
+    BlockWeights {
+        /// What was given.
+        value: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+
     /// A textual-inversion file cannot be used.
     #[error("cannot use the textual inversion {path}: {reason}")]
     TextualInversion {

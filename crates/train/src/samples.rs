@@ -136,7 +136,7 @@ impl Samples {
         lora: &Path,
         watch: &mut dyn FnMut(Happening<'_>) -> Result<ControlFlow<()>>,
     ) -> Result<ControlFlow<()>> {
-        let lora = LoraRequest { path: lora.display().to_string(), scale: 1.0 };
+        let lora = LoraRequest::new(lora.display().to_string(), 1.0);
         let request = |place: &usize| GenerateRequest {
             loras: vec![lora.clone()],
             ..self.requests[*place].clone()

@@ -188,26 +188,26 @@ impl Opened {
         let mut loras = Vec::new();
         for lora in &request.loras {
             if lora.path == WRONG {
-                loras.push(self.wrong_lora(None, lora.scale)?);
+                loras.push(self.wrong_lora(None, lora.scales())?);
                 continue;
             }
             let file = LoraFile::open(Path::new(&lora.path))?;
-            loras.push(NamedLora { name: file_name(&lora.path), file, scales: lora.scale.into() });
+            loras.push(NamedLora { name: file_name(&lora.path), file, scales: lora.scales() });
         }
         for PromptLora { path, scales } in in_prompt {
             let (file, scales) = (LoraFile::open(path)?, *scales);
             loras.push(NamedLora { name: file_name(&path.display().to_string()), file, scales });
         }
         if let Some(scale) = request.wrong {
-            loras.push(self.wrong_lora(request.wrong_lora.as_deref(), scale)?);
+            loras.push(self.wrong_lora(request.wrong_lora.as_deref(), scale.into())?);
         }
         Ok(loras)
     }
 
-    fn wrong_lora(&self, named: Option<&str>, scale: f64) -> Result<NamedLora> {
+    fn wrong_lora(&self, named: Option<&str>, scales: Scales) -> Result<NamedLora> {
         if let Some(path) = named {
             let file = LoraFile::open(Path::new(path))?;
-            return Ok(NamedLora { name: file_name(path), file, scales: scale.into() });
+            return Ok(NamedLora { name: file_name(path), file, scales });
         }
         let name = self.defaults.wrong_lora.as_deref().unwrap_or(WRONG_LORA);
         // The config may point from `base` to the folder above it.
@@ -215,7 +215,7 @@ impl Opened {
         match self.beside.iter().find(|folder| folder.exists(name)) {
             Some(folder) => {
                 let file = LoraFile::open_in(folder, name)?;
-                Ok(NamedLora { name: file_name(name), file, scales: scale.into() })
+                Ok(NamedLora { name: file_name(name), file, scales })
             }
             None => Err(Error::Request {
                 problem: format!("`{}` has no wrong-LoRA: `{name}` is not beside it", self.name),

@@ -327,9 +327,14 @@ fn watch<'a>(
 }
 
 fn announce_loras(set: &AdapterSet, progress: &mut dyn Progress) -> Result<()> {
-    for (lora, Applied { applied, total, unapplied, .. }) in set.embedded.iter().zip(&set.applied) {
+    for (lora, about) in set.embedded.iter().zip(&set.applied) {
+        let Applied { applied, total, unapplied, silent, .. } = about;
         let name = &lora.name;
-        let message = format!("LoRA `{name}`: applied {applied} of {total} tensors");
+        let silent = match silent {
+            0 => String::new(),
+            silent => format!(", {silent} of them at scale 0"),
+        };
+        let message = format!("LoRA `{name}`: applied {applied} of {total} tensors{silent}");
         announce(progress, Event::Notice { message: &message })?;
         for unapplied in unapplied {
             let message = format!("LoRA `{name}`: {unapplied}");

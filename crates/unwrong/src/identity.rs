@@ -9,11 +9,12 @@ use std::thread::JoinHandle;
 
 use sha2::{Digest, Sha256};
 use unwrong_models::files::Weights;
+use unwrong_models::lora::Scales;
 
 use crate::catalog::{NamedLora, Opened};
 use crate::error::{Error, Result};
 use crate::picture::{EmbeddedLora, EmbeddedModels, EmbeddedRequest, EmbeddedWord, ModelId};
-use crate::request::{EmbeddingRequest, GenerateRequest, LoraRequest};
+use crate::request::{Blocks, EmbeddingRequest, GenerateRequest, LoraRequest};
 
 /// A model's name and the weights that tell it from others.
 type Source = (String, Weights);
@@ -116,10 +117,19 @@ impl Identity {
     }
 }
 
-/// Name, hash and scale of a LoRA file.
+/// Name, hash and scales of a LoRA file.
 pub(crate) fn identify_lora(lora: &NamedLora) -> EmbeddedLora {
     let sha256 = hex(&Sha256::digest(&**lora.file.bytes()));
-    EmbeddedLora { name: lora.name.clone(), sha256, scale: lora.scales.unet }
+    let Scales { unet, text_encoder, text_encoder_2, blocks } = lora.scales;
+    let other = |scale: f64| (scale.to_bits() != unet.to_bits()).then_some(scale);
+    EmbeddedLora {
+        name: lora.name.clone(),
+        sha256,
+        scale: unet,
+        text_encoder: other(text_encoder),
+        text_encoder_2: other(text_encoder_2),
+        blocks: (!blocks.is_neutral()).then_some(Blocks(blocks)),
+    }
 }
 
 /// The last part of a path, as every system writes it.

@@ -1,6 +1,15 @@
-//! LoRA files as such: what is in one, and the same in another dialect.
+//! LoRA files as such: what is in one, the same in another dialect, and others made of them.
 
+mod extract;
+mod hash;
 mod inspect;
+mod into;
+mod merge;
+mod resize;
+mod scale;
+mod source;
+mod svd;
+mod triggers;
 
 use std::path::Path;
 
@@ -9,9 +18,17 @@ use unwrong_models::lora::{LoraFile, LoraLayer, write_lora};
 
 use crate::error::Result;
 
+pub use extract::{Extract, Extracted, extract};
+pub use hash::{Hashes, hashes};
 pub use inspect::{Count, LoraReport, Modules, Norms, inspect};
+pub use into::{IntoModel, merge_into};
+pub use merge::{Merge, merge};
+pub use resize::{Keep, Resize, Resized, resize};
+pub use scale::{ScaleIn, blocks, scale};
+pub use source::{Made, Writing};
+pub use triggers::Trigger;
 pub use unwrong_models::files::Dtype;
-pub use unwrong_models::lora::Dialect;
+pub use unwrong_models::lora::{Applied, BlockWeights, Dialect};
 
 /// A LoRA in another dialect.
 #[derive(Debug)]

@@ -28,7 +28,7 @@ use std::path::Path;
 use crate::error::Result;
 
 pub use embedded::{EmbeddedLora, EmbeddedModels, EmbeddedRequest, EmbeddedWord, ModelId};
-pub use file::{file_to_write, write_atomically};
+pub use file::{file_to_write, write_atomically, write_piece_by_piece};
 pub use format::{Format, Quality};
 pub use metadata::{Metadata, read_metadata};
 pub use pixels::Pixels;

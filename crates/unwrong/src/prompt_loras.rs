@@ -3,11 +3,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use unwrong_models::lora::Scales;
+use unwrong_models::lora::{BlockWeights, Scales};
 use unwrong_prompt::{LoraTag, Script};
 
 use crate::error::{Error, Result};
-use crate::request::GenerateRequest;
+use crate::request::{Blocks, GenerateRequest};
 
 /// Folders within folders that are looked into.
 pub(crate) const MOST_DEPTH: usize = 8;
@@ -74,7 +74,16 @@ fn find(tag: &LoraTag, folder: &str, files: &[PathBuf]) -> Result<PromptLora> {
             }),
         });
     };
-    let scales = Scales { unet: tag.unet_scale, text_encoders: tag.text_encoder_scale };
+    let blocks = match &tag.blocks {
+        Some(blocks) => blocks.parse::<Blocks>()?.0,
+        None => BlockWeights::default(),
+    };
+    let scales = Scales {
+        unet: tag.unet_scale,
+        text_encoder: tag.text_encoder_scale,
+        text_encoder_2: tag.text_encoder_scale,
+        blocks,
+    };
     Ok(PromptLora { path: path.clone(), scales })
 }
 

@@ -6,6 +6,7 @@
 //! refused without a model.
 
 mod embedding;
+mod lora;
 
 use std::fmt;
 use std::str::FromStr;
@@ -16,6 +17,7 @@ use crate::embeddings;
 use crate::error::{Error, Result};
 
 pub use embedding::EmbeddingRequest;
+pub use lora::{Blocks, LoraRequest};
 
 /// Longest accepted prompt in bytes, about 50 chunks of 75 tokens. All prompts of a request
 /// together may have twice as many: they fit into every picture format's metadata.
@@ -202,8 +204,7 @@ impl GenerateRequest {
             check_name(field, name.as_deref())?;
         }
         for lora in &self.loras {
-            check_name("lora", Some(&lora.path))?;
-            check_range("lora scale", Some(lora.scale), -100.0, 100.0)?;
+            lora.check()?;
         }
         check_range("embeddings", Some(self.embeddings.len() as f64), 0.0, MOST_EMBEDDINGS)?;
         for embedding in &self.embeddings {
@@ -276,51 +277,6 @@ fn check_range(field: &'static str, value: Option<f64>, min: f64, max: f64) -> R
             Err(Error::OutOfRange { field, value, min, max })
         }
         _ => Ok(()),
-    }
-}
-
-/// A LoRA file and how strongly to apply it; `PATH[:SCALE]` on the command line.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct LoraRequest {
-    /// Path of a file, or `wrong` for the model's wrong-LoRA, here without its word in the
-    /// negative prompt.
-    pub path: String,
-    /// Strength; 0 changes nothing, not even a bit.
-    #[serde(default = "one")]
-    pub scale: f64,
-}
-
-fn one() -> f64 {
-    1.0
-}
-
-impl FromStr for LoraRequest {
-    type Err = Error;
-
-    /// What follows the last colon is the scale if it is a number; so `C:\wrong` and
-    /// `style:v2.safetensors` are paths.
-    fn from_str(text: &str) -> Result<Self> {
-        let (path, scale) = match text.rsplit_once(':') {
-            Some((path, scale)) if !path.is_empty() => match scale.parse() {
-                Ok(scale) => (path, scale),
-                Err(_) => (text, 1.0),
-            },
-            _ => (text, 1.0),
-        };
-        if path.is_empty() {
-            return Err(Error::Malformed {
-                value: text.to_owned(),
-                expected: "a LoRA such as `wrong.safetensors` or `wrong.safetensors:0.8`",
-            });
-        }
-        Ok(Self { path: path.to_owned(), scale })
-    }
-}
-
-impl fmt::Display for LoraRequest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.path, self.scale)
     }
 }
 
@@ -492,7 +448,7 @@ macro_rules! names {
     };
 }
 
-as_string!(Size, Crop);
+as_string!(Size, Crop, Blocks);
 
 names! {
     /// The sampling method.

@@ -94,7 +94,7 @@ fn loras_on_the_text_encoders_give_the_embeddings_of_diffusers() {
                 continue;
             }
             let path = root().join(format!("parity/goldens/{name}.safetensors"));
-            let lora = LoraRequest { path: path.display().to_string(), scale };
+            let lora = LoraRequest::new(path.display().to_string(), scale);
             let request = GenerateRequest { loras: vec![lora], ..GenerateRequest::new(prompt) };
             let pair = pipeline(&request, Ops::Cpu).condition(&request, Part::Base).unwrap();
             for (what, tensor) in [
@@ -190,9 +190,9 @@ fn request(facts: &Value) -> GenerateRequest {
             height: number("height").unwrap() as u32,
         }),
         loras: number("lora_scale")
-            .map(|scale| LoraRequest {
-                path: root().join("crates/demo/model/wrong-lora.safetensors").display().to_string(),
-                scale,
+            .map(|scale| {
+                let path = root().join("crates/demo/model/wrong-lora.safetensors");
+                LoraRequest::new(path.display().to_string(), scale)
             })
             .into_iter()
             .collect(),

@@ -107,7 +107,7 @@ fn a_lora_file_that_was_replaced_is_opened_again() {
         fs::copy(goldens.join(name), &next).unwrap();
         fs::rename(&next, &path).unwrap();
     };
-    let lora = LoraRequest { path: path.display().to_string(), scale: 1.0 };
+    let lora = LoraRequest::new(path.display().to_string(), 1.0);
     let request = GenerateRequest { loras: vec![lora], ..request("a red apple") };
     let pipeline = pipeline();
     let hash = || {

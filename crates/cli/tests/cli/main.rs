@@ -9,6 +9,7 @@ mod eval;
 mod files;
 mod library;
 mod lora;
+mod lora_tools;
 mod pictures;
 mod readme;
 mod tokens;

@@ -42,7 +42,7 @@ fn a_wrong_lora_of_ones_own_goes_where_the_variant_asks_for_it() {
     };
     let defaults = ModelDefaults { wrong_lora_scale: Some(0.8), ..ModelDefaults::default() };
     let request = |name: &str| variant(name).request(&shared, "a cat", &defaults);
-    let lora = LoraRequest { path: "mine.safetensors".to_owned(), scale: 0.8 };
+    let lora = LoraRequest::new("mine.safetensors", 0.8);
     assert_eq!((request("lora").loras, request("lora").wrong_lora), (vec![lora], None));
     assert_eq!(
         (request("both").wrong, request("both").wrong_lora),

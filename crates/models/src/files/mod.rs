@@ -31,6 +31,7 @@ pub use foreign::Foreign;
 pub use frozen::{Dtype, FrozenWeight};
 pub(crate) use ldm::BlockNames;
 pub use parts::{ModelKind, ModelParts, VaeParts};
+pub(crate) use single::{SingleLayers, single_layers};
 pub use tensor_file::TensorFile;
 pub use weights::{WeightPath, Weights};
-pub use write::safetensors_bytes;
+pub use write::{TensorSlot, safetensors_bytes, safetensors_header};

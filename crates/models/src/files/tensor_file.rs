@@ -99,6 +99,19 @@ impl TensorFile {
         &self.bytes
     }
 
+    /// All tensors in the order of the file: key, number format, shape and bytes.
+    pub(crate) fn in_order(&self) -> Vec<(&str, &str, &[usize], &[u8])> {
+        let weights = self.contents.weights.iter().map(|(name, weight)| {
+            (name.as_str(), weight.dtype().name(), weight.shape(), weight.bytes())
+        });
+        let others = self.contents.others.iter().map(|(name, other)| {
+            (name.as_str(), other.dtype.as_str(), &*other.shape, &other.bytes[other.range.clone()])
+        });
+        let mut tensors: Vec<_> = weights.chain(others).collect();
+        tensors.sort_by_key(|(.., bytes)| bytes.as_ptr());
+        tensors
+    }
+
     /// A tensor of one value, of whatever number format Python writes a single number in.
     #[must_use]
     pub fn scalar(&self, name: &str) -> Option<f64> {

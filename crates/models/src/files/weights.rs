@@ -84,6 +84,12 @@ impl Weights {
         })
     }
 
+    /// The weight under a key as the file has it, which does not count as asking for it.
+    #[must_use]
+    pub fn look_at(&self, key: &str) -> Option<&FrozenWeight> {
+        self.0.entries.get(key).map(|entry| &entry.weight)
+    }
+
     /// How to name the file in a message.
     #[must_use]
     pub fn path(&self) -> &str {

@@ -17,32 +17,62 @@ pub fn safetensors_bytes(
 ) -> Vec<u8> {
     let mut order: Vec<(&String, &FrozenWeight)> = tensors.iter().collect();
     order.sort_by_key(|(_, weight)| std::cmp::Reverse(weight.dtype().size()));
+    let slots: Vec<TensorSlot> = order
+        .iter()
+        .map(|(name, weight)| TensorSlot {
+            name: (*name).clone(),
+            dtype: weight.dtype().name().to_owned(),
+            shape: weight.shape().to_vec(),
+            bytes: weight.bytes().len(),
+        })
+        .collect();
+    let mut bytes = safetensors_header(&slots, metadata);
+    bytes.reserve_exact(slots.iter().map(|slot| slot.bytes).sum());
+    for (_, weight) in order {
+        bytes.extend_from_slice(weight.bytes());
+    }
+    bytes
+}
 
+/// A tensor that a file is to have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TensorSlot {
+    /// Its key.
+    pub name: String,
+    /// Its number format, as safetensors calls it.
+    pub dtype: String,
+    /// Dimensions, outermost first.
+    pub shape: Vec<usize>,
+    /// How long it is.
+    pub bytes: usize,
+}
+
+/// The beginning of a safetensors file whose tensors follow in this order: for files that are
+/// larger than the memory.
+#[must_use]
+pub fn safetensors_header(slots: &[TensorSlot], metadata: &BTreeMap<String, String>) -> Vec<u8> {
     let mut header = Map::new();
     if !metadata.is_empty() {
         header.insert("__metadata__".to_owned(), json!(metadata));
     }
     let mut end = 0;
-    for (name, weight) in &order {
+    for slot in slots {
         let start = end;
-        end += weight.bytes().len();
+        end += slot.bytes;
         let entry = json!({
-            "dtype": weight.dtype().name(),
-            "shape": weight.shape(),
+            "dtype": slot.dtype,
+            "shape": slot.shape,
             "data_offsets": [start, end],
         });
-        header.insert((*name).clone(), entry);
+        header.insert(slot.name.clone(), entry);
     }
     let mut header = Value::Object(header).to_string();
     // The format allows spaces at the end; so the data begin at a multiple of 8.
     header.push_str(&" ".repeat(header.len().next_multiple_of(8) - header.len()));
 
-    let mut bytes = Vec::with_capacity(8 + header.len() + end);
+    let mut bytes = Vec::with_capacity(8 + header.len());
     bytes.extend_from_slice(&(header.len() as u64).to_le_bytes());
     bytes.extend_from_slice(header.as_bytes());
-    for (_, weight) in order {
-        bytes.extend_from_slice(weight.bytes());
-    }
     bytes
 }
 

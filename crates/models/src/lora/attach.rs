@@ -8,7 +8,7 @@ use crate::lora::effect::Effect;
 use crate::lora::file::FileLayer;
 use crate::lora::keys::Network;
 use crate::lora::targets::Target;
-use crate::lora::{Adapters, LoraFile, LoraLayer, Targets};
+use crate::lora::{Adapters, BlockWeights, LoraFile, LoraLayer, Targets};
 
 /// How much of a LoRA file found its layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,29 +21,46 @@ pub struct Applied {
     pub total: usize,
     /// Keys of the tensors not in use, each with the reason.
     pub unapplied: Vec<String>,
+    /// Tensors among those in use whose scale is 0, so that they change nothing.
+    pub silent: usize,
 }
 
-/// How strongly a LoRA file counts in each kind of network.
+/// How strongly a LoRA file counts in each network, and in each block.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Scales {
     /// In the UNet.
     pub unet: f64,
-    /// In both text encoders.
-    pub text_encoders: f64,
+    /// In the first text encoder.
+    pub text_encoder: f64,
+    /// In the second text encoder.
+    pub text_encoder_2: f64,
+    /// Factors of these, block by block.
+    pub blocks: BlockWeights,
 }
 
 impl From<f64> for Scales {
     fn from(scale: f64) -> Self {
-        Self { unet: scale, text_encoders: scale }
+        let blocks = BlockWeights::default();
+        Self { unet: scale, text_encoder: scale, text_encoder_2: scale, blocks }
     }
 }
 
 impl Scales {
-    fn of(self, network: Network) -> f64 {
-        match network {
+    /// The scale of a layer, by its checkpoint name.
+    #[must_use]
+    pub fn of(&self, network: Network, layer: &str) -> f64 {
+        let scale = match network {
             Network::Unet => self.unet,
-            Network::TextEncoder | Network::TextEncoder2 => self.text_encoders,
-        }
+            Network::TextEncoder => self.text_encoder,
+            Network::TextEncoder2 => self.text_encoder_2,
+        };
+        scale * self.blocks.of(network, layer)
+    }
+
+    /// A number among them that is none.
+    fn not_finite(&self) -> Option<f64> {
+        let scales = [self.unet, self.text_encoder, self.text_encoder_2];
+        scales.into_iter().chain(self.blocks.numbers()).find(|scale| !scale.is_finite())
     }
 }
 
@@ -59,14 +76,15 @@ pub fn attach<S: Into<Scales> + Copy>(
     let mut reports = Vec::with_capacity(files.len());
     for (file, scales) in files {
         let scales: Scales = (*scales).into();
-        let wrong = [scales.unet, scales.text_encoders].into_iter().find(|one| !one.is_finite());
-        if let Some(scale) = wrong {
+        if let Some(scale) = scales.not_finite() {
             return Err(file.refuse(format!("its scale is {scale}"), Some("use a number")));
         }
-        let (found, report) = find_layers(file, targets)?;
-        for Found { layer, name, target } in found {
-            let scale = scales.of(layer.network);
-            if scale != 0.0 {
+        let (found, mut report) = find_layers(file, targets)?;
+        for Found { layer, name, target, tensors } in found {
+            let scale = scales.of(layer.network, name);
+            if scale == 0.0 {
+                report.silent += tensors;
+            } else {
                 let place = effects.entry((layer.network, name));
                 place.or_insert_with(|| (target, Vec::new())).1.push((layer, scale));
             }
@@ -92,6 +110,8 @@ struct Found<'a> {
     layer: &'a LoraLayer,
     name: &'a str,
     target: &'a Target,
+    /// How many tensors it has that do something.
+    tensors: usize,
 }
 
 /// The layers of a file that are in the model, all of which fit.
@@ -113,9 +133,10 @@ fn find_layers<'a>(file: &'a LoraFile, targets: &'a Targets) -> Result<(Vec<Foun
         }
         check_fit(file, one, name, target)?;
         let idle = idle_keys(one);
-        applied += keys.len() - idle.len();
+        let tensors = keys.len() - idle.len();
+        applied += tensors;
         unapplied.extend(idle);
-        found.push(Found { layer, name, target });
+        found.push(Found { layer, name, target, tensors });
     }
     if found.is_empty() {
         let reason = format!(
@@ -125,9 +146,8 @@ fn find_layers<'a>(file: &'a LoraFile, targets: &'a Targets) -> Result<(Vec<Foun
         );
         return Err(file.refuse(reason, Some("use a LoRA that was trained for SDXL")));
     }
-    let report =
-        Applied { path: file.path().to_owned(), applied, total: file.tensors(), unapplied };
-    Ok((found, report))
+    let (path, total) = (file.path().to_owned(), file.tensors());
+    Ok((found, Applied { path, applied, total, unapplied, silent: 0 }))
 }
 
 /// Keys of a layer that fit and do nothing, each with the reason.

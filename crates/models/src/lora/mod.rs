@@ -9,6 +9,7 @@
 
 mod adapter;
 mod attach;
+mod blocks;
 mod change;
 mod dialect;
 mod effect;
@@ -20,16 +21,19 @@ mod metadata;
 mod names;
 mod read;
 mod targets;
+mod tools;
 mod trained;
 mod write;
 
 pub use adapter::{Adapter, Adapters, LayerAdapters, LowRank};
 pub use attach::{Applied, Scales, attach};
+pub use blocks::{BlockWeights, block_name};
 pub use change::{Change, Factor, Pair};
 pub use dialect::Dialect;
 pub use file::LoraFile;
 pub use keys::Network;
 pub use layer::LoraLayer;
 pub use targets::Targets;
+pub use tools::{Checkpoint, CheckpointFile, RawTensor};
 pub use trained::{Branch, BranchGradients, ByLayer, Dropout, Gradients, Trained};
 pub use write::write_lora;

@@ -7,7 +7,8 @@ use crate::warning::{MOST_WARNINGS, Warning, excerpt};
 ///
 /// `<lora:name>` has both scales 1, `<lora:name:0.8>` has both 0.8, `<lora:name:0.8:0.6>` one
 /// for the text encoders and one for the UNet, and `te=` and `unet=` name them. `lyco` is
-/// another word for `lora`.
+/// another word for `lora`. `lbw=` weighs blocks, with the extension
+/// `sd-webui-lora-block-weight`.
 ///
 /// A1111 1.10.1, `extensions-builtin/Lora/extra_networks_lora.py`.
 #[derive(Clone, Debug, PartialEq)]
@@ -18,6 +19,8 @@ pub struct LoraTag {
     pub text_encoder_scale: f64,
     /// `lora_scale` for the UNet.
     pub unet_scale: f64,
+    /// Factors of the scales block by block, as `lbw=` has them; not read here.
+    pub blocks: Option<String>,
 }
 
 /// `text` without its networks, and those that are LoRAs: `<(\w+):([^>]+)>`.
@@ -67,11 +70,12 @@ fn read(kind: &str, arguments: &str) -> Result<LoraTag, &'static str> {
     if !matches!(kind, "lora" | "lyco") {
         return Err("this kind of network is not supported");
     }
-    let (mut positional, mut te, mut unet) = (Vec::new(), None, None);
+    let (mut positional, mut te, mut unet, mut blocks) = (Vec::new(), None, None, None);
     for argument in arguments.split(':') {
         match argument.split_once('=') {
             Some(("te", scale)) if !scale.contains('=') => te = Some(scale),
             Some(("unet", scale)) if !scale.contains('=') => unet = Some(scale),
+            Some(("lbw", weights)) => blocks = Some(weights.to_owned()),
             Some((_, value)) if !value.contains('=') => {}
             _ => positional.push(argument),
         }
@@ -90,7 +94,8 @@ fn read(kind: &str, arguments: &str) -> Result<LoraTag, &'static str> {
             scales[place] = scale.ok_or("its scale is no number")?;
         }
     }
-    Ok(LoraTag { name: (*name).to_owned(), text_encoder_scale: scales[0], unet_scale: scales[1] })
+    let [text_encoder_scale, unet_scale] = scales;
+    Ok(LoraTag { name: (*name).to_owned(), text_encoder_scale, unet_scale, blocks })
 }
 
 #[cfg(test)]
@@ -98,7 +103,7 @@ mod tests {
     use super::{LoraTag, take_out};
 
     fn lora(name: &str, text_encoder_scale: f64, unet_scale: f64) -> LoraTag {
-        LoraTag { name: name.to_owned(), text_encoder_scale, unet_scale }
+        LoraTag { name: name.to_owned(), text_encoder_scale, unet_scale, blocks: None }
     }
 
     #[test]
@@ -117,6 +122,13 @@ mod tests {
             let (rest, loras, warnings) = take_out(&format!("x {text}y"));
             assert_eq!((rest.as_str(), loras, warnings), ("x y", vec![expected], vec![]), "{text}");
         }
+    }
+
+    #[test]
+    fn weights_of_blocks_are_handed_on() {
+        let (_, loras, _) = take_out("<lora:a:0.5:lbw=OUT=0,IN04=0.5>");
+        let blocks = Some("OUT=0,IN04=0.5".to_owned());
+        assert_eq!(loras, [LoraTag { blocks, ..lora("a", 0.5, 0.5) }]);
     }
 
     #[test]

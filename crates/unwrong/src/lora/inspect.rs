@@ -6,8 +6,9 @@ use std::path::Path;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 use unwrong_models::files::FrozenWeight;
-use unwrong_models::lora::{Change, LoraFile, LoraLayer, Network, Pair};
+use unwrong_models::lora::{Change, LoraFile, LoraLayer, Network, Pair, block_name};
 
+use super::triggers::{Trigger, triggers};
 use crate::error::Result;
 use crate::identity::hex;
 
@@ -44,6 +45,12 @@ pub struct LoraReport {
     pub norms: Vec<Norms>,
     /// Keys of tensors that belong to no layer, with the reason.
     pub ignored: Vec<String>,
+    /// What its writer calls it.
+    pub title: Option<String>,
+    /// The words that it was trained on, the surest first.
+    pub triggers: Vec<Trigger>,
+    /// The blocks that it changes, as `unwrong lora blocks` calls them.
+    pub blocks: Vec<String>,
     /// What its writer noted in it.
     pub metadata: BTreeMap<String, String>,
 }
@@ -58,7 +65,7 @@ pub struct Count<T> {
 }
 
 /// How many layers of a kind a network has in the file.
-#[derive(Debug, PartialEq, Eq, Serialize)]
+#[derive(Debug, PartialEq, Serialize)]
 pub struct Modules {
     /// `unet`, `text_encoder` or `text_encoder_2`.
     pub network: &'static str,
@@ -66,6 +73,10 @@ pub struct Modules {
     pub kind: &'static str,
     /// Layers.
     pub layers: usize,
+    /// Ranks of the layers.
+    pub ranks: Vec<Count<usize>>,
+    /// Alphas of the layers.
+    pub alphas: Vec<Count<f64>>,
 }
 
 /// Frobenius norms of the differences of one block's weights.
@@ -100,10 +111,15 @@ pub fn inspect(path: &Path) -> Result<LoraReport> {
         tensors: file.tensors(),
         parameters: matrices().map(FrozenWeight::count).sum(),
         ranks: count(layers.iter().filter_map(|layer| layer.change.rank())),
-        alphas: count_alphas(&layers),
+        alphas: count_alphas(layers.iter().filter_map(|layer| layer.change.alpha())),
         modules: modules(&layers),
         norms: norms(&layers),
         ignored: file.ignored().to_vec(),
+        title: ["modelspec.title", "ss_output_name"]
+            .into_iter()
+            .find_map(|key| file.metadata().get(key).cloned()),
+        triggers: triggers(file.metadata()),
+        blocks: blocks(&layers),
         metadata: file.metadata().clone(),
     })
 }
@@ -132,21 +148,37 @@ fn count<T: Ord>(values: impl Iterator<Item = T>) -> Vec<Count<T>> {
 }
 
 /// Floats have no order of their own.
-fn count_alphas(layers: &[LoraLayer]) -> Vec<Count<f64>> {
-    let mut alphas: Vec<f64> = layers.iter().filter_map(|layer| layer.change.alpha()).collect();
+fn count_alphas(alphas: impl Iterator<Item = f64>) -> Vec<Count<f64>> {
+    let mut alphas: Vec<f64> = alphas.collect();
     alphas.sort_by(f64::total_cmp);
     let runs = alphas.chunk_by(|one, other| one.to_bits() == other.to_bits());
     runs.map(|run| Count { value: run[0], layers: run.len() }).collect()
 }
 
 fn modules(layers: &[LoraLayer]) -> Vec<Modules> {
-    let counts = count(layers.iter().map(|layer| (layer.network, kind(layer))));
-    let modules = counts.into_iter().map(|Count { value: (network, kind), layers }| Modules {
+    let mut groups: BTreeMap<(Network, &str), Vec<&LoraLayer>> = BTreeMap::new();
+    for layer in layers {
+        groups.entry((layer.network, kind(layer))).or_default().push(layer);
+    }
+    let modules = groups.into_iter().map(|((network, kind), layers)| Modules {
         network: network.part(),
         kind,
-        layers,
+        layers: layers.len(),
+        ranks: count(layers.iter().map(|layer| layer.rank())),
+        alphas: count_alphas(layers.iter().map(|layer| layer.alpha)),
     });
     modules.collect()
+}
+
+/// In the order of the model.
+fn blocks(layers: &[LoraLayer]) -> Vec<String> {
+    let names = layers.iter().filter_map(|layer| block_name(layer.network, &layer.name));
+    let mut names: Vec<String> = names.collect();
+    let side =
+        |name: &str| ["BASE", "IN", "MID", "OUT"].iter().position(|side| name.starts_with(side));
+    names.sort_by_cached_key(|name| (side(name), name.clone()));
+    names.dedup();
+    names
 }
 
 fn kind(layer: &LoraLayer) -> &'static str {

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::request::GenerateRequest;
+use crate::request::{Blocks, GenerateRequest};
 
 /// Everything to make one picture again: the request that makes it alone, and which files it
 /// was made with.
@@ -48,14 +48,23 @@ pub struct ModelId {
 }
 
 /// A LoRA file and how strongly it was applied.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct EmbeddedLora {
     /// Its name, without folders.
     pub name: String,
     /// SHA-256 of the contents, in hex.
     pub sha256: String,
-    /// Strength.
+    /// Strength in the UNet.
     pub scale: f64,
+    /// Strength in the first text encoder, where it is another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text_encoder: Option<f64>,
+    /// Strength in the second text encoder, where it is another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text_encoder_2: Option<f64>,
+    /// Factors of blocks, where there are some.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blocks: Option<Blocks>,
 }
 
 /// A textual inversion and the word that stands for it.

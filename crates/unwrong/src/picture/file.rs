@@ -13,6 +13,18 @@ use crate::error::{Error, Result};
 /// that is there already is replaced only with `force`; this holds even if it appears while we
 /// write. What is there and is no file is never replaced: see [`file_to_write`].
 pub fn write_atomically(path: &Path, bytes: &[u8], force: bool) -> Result<()> {
+    write_piece_by_piece(path, force, &mut |file| {
+        let write = file.write_all(bytes);
+        write.map_err(|source| Error::Io { action: "write", path: path.to_owned(), source })
+    })
+}
+
+/// As [`write_atomically`], where `write` fills the file: for what is larger than the memory.
+pub fn write_piece_by_piece(
+    path: &Path,
+    force: bool,
+    write: &mut dyn FnMut(&mut File) -> Result<()>,
+) -> Result<()> {
     let cannot = |action, path: &Path| {
         let path = path.to_owned();
         move |source| Error::Io { action, path, source }
@@ -31,7 +43,7 @@ pub fn write_atomically(path: &Path, bytes: &[u8], force: bool) -> Result<()> {
         .make_in(&folder, |path| File::create_new(path))
         .map_err(cannot("write in", &folder))?;
     // To the file itself: its wrapper would name the temporary one in an error.
-    file.as_file_mut().write_all(bytes).map_err(cannot("write", path))?;
+    write(file.as_file_mut())?;
     file.as_file().sync_all().map_err(cannot("write", path))?;
 
     let renamed = if force { file.persist(&target) } else { file.persist_noclobber(&target) };

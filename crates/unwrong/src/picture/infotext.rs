@@ -6,7 +6,7 @@
 
 use std::fmt::Write as _;
 
-use super::EmbeddedRequest;
+use super::{EmbeddedLora, EmbeddedRequest};
 use crate::request::NoiseKind;
 
 impl EmbeddedRequest {
@@ -18,7 +18,7 @@ impl EmbeddedRequest {
     pub fn infotext(&self) -> String {
         let mut text = self.request.prompt.clone();
         for lora in &self.loras {
-            write!(text, " <lora:{}:{}>", stem(&lora.name), lora.scale).expect(INFALLIBLE);
+            write!(text, " {}", tag(lora)).expect(INFALLIBLE);
         }
         if let Some(negative) = self.request.full_negative_prompt() {
             write!(text, "\nNegative prompt: {negative}").expect(INFALLIBLE);
@@ -74,6 +74,13 @@ impl EmbeddedRequest {
         pairs.push("Generator", Some(concat!("unwrong ", env!("CARGO_PKG_VERSION"))));
         pairs.0
     }
+}
+
+/// The text encoders have one scale there, the first one's here; `lbw` is an extension's.
+fn tag(lora: &EmbeddedLora) -> String {
+    let encoder = lora.text_encoder.map_or_else(String::new, |scale| format!("{scale}:"));
+    let blocks = lora.blocks.map_or_else(String::new, |blocks| format!(":lbw={blocks}"));
+    format!("<lora:{}:{encoder}{}{blocks}>", stem(&lora.name), lora.scale)
 }
 
 const INFALLIBLE: &str = "a string takes any text";

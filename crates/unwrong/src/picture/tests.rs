@@ -33,7 +33,7 @@ fn embedded(prompt: &str) -> EmbeddedRequest {
             guidance_scale: Some(7.5),
             size: Some(Size { width: 1024, height: 768 }),
             high_noise_fraction: Some(0.8),
-            loras: vec![LoraRequest { path: "style.safetensors".to_owned(), scale: 0.5 }],
+            loras: vec![LoraRequest::new("style.safetensors", 0.5)],
             wrong: Some(1.0),
             negative_prompt: Some("dull".to_owned()),
             ..GenerateRequest::new(prompt)
@@ -48,8 +48,14 @@ fn embedded(prompt: &str) -> EmbeddedRequest {
                 name: "style.safetensors".to_owned(),
                 sha256: "0123456789abcdef".repeat(4),
                 scale: 0.5,
+                ..EmbeddedLora::default()
             },
-            EmbeddedLora { name: "wrong".to_owned(), sha256: "f".repeat(64), scale: 1.0 },
+            EmbeddedLora {
+                name: "wrong".to_owned(),
+                sha256: "f".repeat(64),
+                scale: 1.0,
+                ..EmbeddedLora::default()
+            },
         ],
         embeddings: Vec::new(),
     }

@@ -98,7 +98,7 @@ fn a_lora_scale_follows_the_last_colon_if_it_is_a_number() {
         ("style:v2", "style:v2", 1.0),
     ] {
         let lora: LoraRequest = text.parse().unwrap();
-        assert_eq!(lora, LoraRequest { path: path.to_owned(), scale }, "{text}");
+        assert_eq!(lora, LoraRequest::new(path, scale), "{text}");
     }
     assert!("".parse::<LoraRequest>().is_err());
 }
@@ -158,10 +158,7 @@ fn numbers_out_of_range_are_refused_by_name() {
         ),
         (
             "`lora scale` is inf",
-            GenerateRequest {
-                loras: vec![LoraRequest { path: "a".to_owned(), scale: f64::INFINITY }],
-                ..request()
-            },
+            GenerateRequest { loras: vec![LoraRequest::new("a", f64::INFINITY)], ..request() },
         ),
     ];
     for (expected, request) in cases {

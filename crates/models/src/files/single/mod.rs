@@ -102,6 +102,39 @@ pub(super) fn open_vae(path: &Path) -> Result<VaeParts> {
     }
 }
 
+/// The layers that a tensor of a checkpoint holds.
+pub(crate) struct SingleLayers {
+    /// The part of the model that they are in, as its folder is called.
+    pub(crate) part: &'static str,
+    /// Keys and weights in the order of the tensor's rows.
+    pub(crate) layers: Vec<(String, FrozenWeight)>,
+    /// The tensor is the transposed weight.
+    pub(crate) transposed: bool,
+}
+
+/// The layers that the tensor `key` holds, if it is of the UNet or a text encoder.
+pub(crate) fn single_layers(
+    key: &str,
+    weight: &FrozenWeight,
+    unet_names: &BlockNames,
+) -> Option<SingleLayers> {
+    let one = |part, name: String| {
+        let layers = vec![(name, weight.clone())];
+        Some(SingleLayers { part, layers, transposed: false })
+    };
+    if let Some(name) = key.strip_prefix(UNET) {
+        return one("unet", unet_names.to_diffusers(name)?);
+    }
+    if let Some(name) = key.strip_prefix(FIRST) {
+        return one("text_encoder", name.to_owned());
+    }
+    let name = key.strip_prefix(SECOND).or_else(|| key.strip_prefix(ONLY))?;
+    let layers = text::openclip_parts(name, Some(weight)).into_iter();
+    let layers = layers.filter_map(|part| Some((part.name, part.weight?))).collect();
+    let transposed = name == "text_projection" && weight.shape().len() == 2;
+    Some(SingleLayers { part: "text_encoder_2", layers, transposed })
+}
+
 /// Which encoders there are tells; without them, what is added to the embedding of time.
 fn kind(file: &TensorFile, first: Option<&str>, second: Option<&str>) -> ModelKind {
     /// Width of what the published refiner adds: 1280 pooled + 5 · 256.
