@@ -8,6 +8,7 @@ mod merge;
 mod resize;
 mod scale;
 mod source;
+mod sum;
 mod svd;
 mod triggers;
 

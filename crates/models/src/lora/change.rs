@@ -154,6 +154,12 @@ impl Change {
         }
     }
 
+    /// Whether alpha counts: not where no factor is a product.
+    #[must_use]
+    pub fn factor_counts(&self) -> bool {
+        self.alpha().is_some() && self.rank().is_some()
+    }
+
     /// The name of the form, and of the alphabet of its keys.
     #[must_use]
     pub fn name(&self) -> &'static str {
@@ -184,7 +190,8 @@ impl Change {
     }
 
     /// The sides of the kernel, where the tensors say them: `[k, k]`.
-    pub(super) fn kernel(&self) -> Option<&[usize]> {
+    #[must_use]
+    pub fn kernel(&self) -> Option<&[usize]> {
         let sides = |weight: &'_ FrozenWeight| -> bool { weight.shape().len() == 4 };
         let told = match self {
             Self::Nothing | Self::Norm(_) => None,

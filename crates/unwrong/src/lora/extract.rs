@@ -258,16 +258,13 @@ impl Extract {
             factors.clamp(quantile);
         }
         let (rank, kernel) = (factors.rank, &pair.shape[2..]);
-        let layer = LoraLayer {
-            network: pair.network,
-            name: pair.name.clone(),
-            down: FrozenWeight::from_f32(&factors.down, &[&[rank, pair.shape[1]], kernel].concat()),
-            up: FrozenWeight::from_f32(
-                &factors.up,
-                &[&[rows, rank], &*vec![1; kernel.len()]].concat(),
-            ),
-            alpha: rank as f64,
-        };
+        let layer = LoraLayer::low_rank(
+            pair.network,
+            &pair.name,
+            FrozenWeight::from_f32(&factors.down, &[&[rank, pair.shape[1]], kernel].concat()),
+            FrozenWeight::from_f32(&factors.up, &[&[rows, rank], &*vec![1; kernel.len()]].concat()),
+            rank as f64,
+        );
         Ok(Some(Found { layer, squares }))
     }
 

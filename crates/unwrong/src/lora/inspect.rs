@@ -164,8 +164,8 @@ fn modules(layers: &[LoraLayer]) -> Vec<Modules> {
         network: network.part(),
         kind,
         layers: layers.len(),
-        ranks: count(layers.iter().map(|layer| layer.rank())),
-        alphas: count_alphas(layers.iter().map(|layer| layer.alpha)),
+        ranks: count(layers.iter().filter_map(|layer| layer.change.rank())),
+        alphas: count_alphas(layers.iter().filter_map(|layer| layer.change.alpha())),
     });
     modules.collect()
 }

@@ -10,10 +10,13 @@ use std::path::Path;
 use rayon::prelude::*;
 use serde_json::json;
 use unwrong_models::files::{Dtype, FrozenWeight};
-use unwrong_models::lora::{LoraLayer, Network};
+use unwrong_models::lora::{Change, LoraLayer, Network, Pair};
 
-use super::resize::{check_rank, from_factors, term};
+use super::resize::check_rank;
 use super::source::{Made, Metadata, Source, Writing, write};
+use super::sum::{
+    Scaled, check_summable, from_factors, plain, take_apart, total, total_bias, weight_shape,
+};
 use super::svd;
 use crate::error::{Error, Result};
 use crate::identity::file_name;
@@ -39,9 +42,15 @@ pub enum Merge {
 /// A layer of one of the files, and how strongly it counts.
 struct Weighed<'a> {
     layer: &'a LoraLayer,
-    /// Scale times `alpha / rank`.
-    factor: f64,
+    scale: f64,
     path: &'a str,
+}
+
+impl Weighed<'_> {
+    /// Scale times `alpha / rank`.
+    fn factor(&self) -> f64 {
+        self.scale * self.layer.factor()
+    }
 }
 
 /// Merges files, each at its scales; `title` is what the new one is called.
@@ -54,9 +63,9 @@ pub fn merge(loras: &[LoraRequest], how: &Merge, title: &str, writing: Writing) 
     for (source, lora) in sources.iter().zip(loras) {
         let scales = lora.scales();
         for layer in &source.layers {
-            let factor = scales.of(layer.network, &layer.name) * layer.factor();
-            if factor != 0.0 {
-                let weighed = Weighed { layer, factor, path: source.file.path() };
+            let scale = scales.of(layer.network, &layer.name);
+            if scale * layer.factor() != 0.0 {
+                let weighed = Weighed { layer, scale, path: source.file.path() };
                 layers.entry((layer.network, &layer.name)).or_default().push(weighed);
             }
         }
@@ -80,14 +89,17 @@ pub fn merge(loras: &[LoraRequest], how: &Merge, title: &str, writing: Writing) 
 }
 
 fn check_widths(group: &[Weighed<'_>]) -> Result<()> {
-    let widths = |one: &Weighed<'_>| {
-        let (down, up) = (&one.layer.down, &one.layer.up);
-        (up.count() / one.layer.rank(), down.count() / one.layer.rank())
-    };
-    let Some(other) = group.iter().find(|one| widths(one) != widths(&group[0])) else {
+    let widths = |one: &Weighed<'_>| one.layer.change.dims();
+    // Some change a bias alone.
+    let group: Vec<&Weighed<'_>> =
+        group.iter().filter(|one| !matches!(one.layer.change, Change::Nothing)).collect();
+    if group.is_empty() {
+        return Ok(());
+    }
+    let Some(other) = group.iter().find(|one| widths(one) != widths(group[0])) else {
         return Ok(());
     };
-    let ((outputs, inputs), (others, other_inputs)) = (widths(&group[0]), widths(other));
+    let ((outputs, inputs), (others, other_inputs)) = (widths(group[0]), widths(other));
     Err(Error::Request {
         problem: format!(
             "`{}` is of {outputs}×{inputs} in {} and of {others}×{other_inputs} in {}",
@@ -106,21 +118,47 @@ impl Merge {
     }
 
     fn layer(&self, group: &[Weighed<'_>]) -> Result<LoraLayer> {
-        match *self {
-            Self::Exact => side_by_side(group),
+        if let [Weighed { layer, scale: 1.0, .. }] = group
+            && (layer.magnitude.is_some() || matches!(self, Self::Exact))
+        {
+            return Ok((*layer).clone());
+        }
+        group
+            .iter()
+            .try_for_each(|one| check_summable(one.layer, "merged with others or scaled"))?;
+        let all: Vec<Scaled<'_>> = group.iter().map(|one| (one.layer, one.scale)).collect();
+        let bias = total_bias(&all);
+        let group: Vec<&Weighed<'_>> =
+            group.iter().filter(|one| !matches!(one.layer.change, Change::Nothing)).collect();
+        let Some(first) = group.first().map(|one| one.layer) else {
+            return Ok(LoraLayer { bias, ..all[0].0.clone() });
+        };
+        let whole: Vec<Scaled<'_>> = group.iter().map(|one| (one.layer, one.scale)).collect();
+        let merged = match *self {
+            _ if matches!(first.change, Change::Norm(_)) => {
+                let (sum, length) = (total(&whole)?, first.change.dims().0);
+                let change = Change::Norm(FrozenWeight::from_f32(&sum, &[length]));
+                LoraLayer { change, ..first.clone() }
+            }
+            Self::Exact if group.iter().all(|one| plain(one.layer).is_some()) => {
+                side_by_side(&group)?
+            }
+            // What is no product adds up to the whole difference.
+            Self::Exact => {
+                let sum = FrozenWeight::from_f32(&total(&whole)?, &weight_shape(first));
+                LoraLayer { change: Change::Full(sum), ..first.clone() }
+            }
             Self::Svd { rank, conv_rank, clamp } => {
-                let first = group[0].layer;
-                let most = most(first.down.shape(), rank, conv_rank);
-                let rows = first.up.shape()[0];
-                let terms: Vec<_> = group.iter().map(|one| term(one.layer, one.factor)).collect();
-                let most = most.min(first.down.shape()[1]).min(rows);
-                let mut factors = svd::of_product(&terms, &|_| most)?;
+                let shape = weight_shape(first);
+                let most = most(&shape, rank, conv_rank).min(shape[1]).min(shape[0]);
+                let mut factors = take_apart(&whole, &|_| most)?;
                 if let Some(quantile) = clamp {
                     factors.clamp(quantile);
                 }
-                Ok(from_factors(first, &factors, factors.rank as f64))
+                from_factors(first, &factors, factors.rank as f64)
             }
-        }
+        };
+        Ok(LoraLayer { bias, ..merged })
     }
 
     /// What kohya's scripts write, without the time: the same merge gives the same file.
@@ -140,7 +178,9 @@ impl Merge {
             Self::Svd { rank, .. } => (rank.to_string(), rank.to_string()),
             Self::Exact => (
                 same(layers.iter().map(|layer| layer.rank().to_string())),
-                same(layers.iter().map(|layer| format!("{:?}", layer.alpha))),
+                same(
+                    layers.iter().map(|layer| format!("{:?}", layer.change.alpha().unwrap_or(0.0))),
+                ),
             ),
         };
         let titles = sources.iter().zip(loras).map(|(source, lora)| {
@@ -196,7 +236,7 @@ pub(super) fn check_clamp(clamp: Option<f64>) -> Result<()> {
     }
 }
 
-/// Most ranks of a layer with a `down` of this shape: large convolutions have their own.
+/// Most ranks of a layer with a weight or a `down` of this shape: large convolutions have their own.
 pub(super) fn most(down: &[usize], rank: usize, conv_rank: Option<usize>) -> usize {
     let is_large = down.get(2..).is_some_and(|kernel| kernel.iter().any(|side| *side != 1));
     if is_large { conv_rank.unwrap_or(rank) } else { rank }
@@ -221,18 +261,19 @@ pub(super) fn shared(mut dtypes: impl Iterator<Item = Dtype>) -> Dtype {
 }
 
 /// All matrices of a layer beside each other; what the factors differ by goes into `up`.
-fn side_by_side(group: &[Weighed<'_>]) -> Result<LoraLayer> {
-    let first = &group[0];
-    let ranks: usize = group.iter().map(|one| one.layer.rank()).sum();
-    let inputs = first.layer.down.count() / first.layer.rank();
-    let outputs = first.layer.up.count() / first.layer.rank();
+fn side_by_side(group: &[&Weighed<'_>]) -> Result<LoraLayer> {
+    let first = group[0];
+    let pairs: Vec<(&Weighed<'_>, &Pair)> =
+        group.iter().filter_map(|one| Some((*one, plain(one.layer)?))).collect();
+    let ranks: usize = pairs.iter().map(|(_, pair)| pair.rank()).sum();
+    let (outputs, inputs) = first.layer.change.dims();
     let mut down = Vec::with_capacity(ranks * inputs);
     let mut up = vec![0.0_f32; outputs * ranks];
     let mut start = 0;
-    for one in group {
-        down.extend(one.layer.down.values_f32());
-        let (rank, ratio) = (one.layer.rank(), one.factor / first.factor);
-        let values = one.layer.up.values_f32();
+    for (one, pair) in &pairs {
+        down.extend(pair.down.values_f32());
+        let (rank, ratio) = (pair.rank(), one.factor() / first.factor());
+        let values = pair.up.values_f32();
         for (row, values) in up.chunks_exact_mut(ranks).zip(values.chunks_exact(rank)) {
             for (place, value) in row[start..start + rank].iter_mut().zip(values) {
                 *place = (f64::from(*value) * ratio) as f32;
@@ -245,24 +286,21 @@ fn side_by_side(group: &[Weighed<'_>]) -> Result<LoraLayer> {
         return Err(unwrong_models::Error::LoraRange { layer, value: *value, dtype }.into());
     }
     let factors = svd::Factors { values: Vec::new(), rank: ranks, up, down };
-    let made = from_factors(first.layer, &factors, first.factor * ranks as f64);
-    Ok(narrowed(made, group))
+    let made = from_factors(first.layer, &factors, first.factor() * ranks as f64);
+    Ok(narrowed(made, &pairs))
 }
 
 /// In the dtype of the files, if it holds every number.
-fn narrowed(layer: LoraLayer, group: &[Weighed<'_>]) -> LoraLayer {
+fn narrowed(layer: LoraLayer, pairs: &[(&Weighed<'_>, &Pair)]) -> LoraLayer {
     let exact = |weight: &FrozenWeight, dtype: Dtype| {
         let values = weight.values_f32();
         let rounded = FrozenWeight::rounded(&values, dtype, weight.shape());
         let kept = rounded.values_f32();
         let same = values.iter().zip(&kept).all(|(one, other)| one.to_bits() == other.to_bits());
-        same.then_some(rounded)
+        if same { rounded } else { weight.clone() }
     };
-    let down = shared(group.iter().map(|one| one.layer.down.dtype()));
-    let up = shared(group.iter().map(|one| one.layer.up.dtype()));
-    LoraLayer {
-        down: exact(&layer.down, down).unwrap_or(layer.down),
-        up: exact(&layer.up, up).unwrap_or(layer.up),
-        ..layer
-    }
+    let Some(Pair { down, up, alpha, .. }) = plain(&layer) else { return layer };
+    let down = exact(down, shared(pairs.iter().map(|(_, pair)| pair.down.dtype())));
+    let up = exact(up, shared(pairs.iter().map(|(_, pair)| pair.up.dtype())));
+    LoraLayer::low_rank(layer.network, &layer.name, down, up, *alpha)
 }

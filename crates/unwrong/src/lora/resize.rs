@@ -7,13 +7,13 @@
 use std::path::Path;
 
 use serde::Serialize;
-use unwrong_models::files::FrozenWeight;
-use unwrong_models::lora::LoraLayer;
+use unwrong_models::lora::{Change, LoraLayer, Pair};
 
 use super::merge::shared;
 use super::scale::{comment, note_alpha};
 use super::source::{Made, Metadata, Source, Writing};
-use super::svd::{self, Factors, Term};
+use super::sum::{check_summable, from_factors, plain, take_apart, term, weight_shape};
+use super::svd;
 use crate::error::{Error, Result};
 
 /// Below this, a layer's product counts as zero and keeps one rank.
@@ -65,7 +65,7 @@ pub fn resize(path: &Path, how: &Resize, writing: Writing) -> Result<(Made, Vec<
     for layer in &source.layers {
         let (layer, about) = how.layer(layer)?;
         layers.push(layer);
-        resized.push(about);
+        resized.extend(about);
     }
     let mut metadata = source.metadata();
     let most = source.layers.iter().map(LoraLayer::rank).max().unwrap_or(0);
@@ -97,13 +97,22 @@ impl Resize {
         }
     }
 
-    fn layer(&self, layer: &LoraLayer) -> Result<(LoraLayer, Resized)> {
-        let is_conv = layer.down.shape().len() == 4;
+    fn layer(&self, layer: &LoraLayer) -> Result<(LoraLayer, Option<Resized>)> {
+        // A bias or a norm has no ranks.
+        if matches!(layer.change, Change::Nothing | Change::Norm(_)) {
+            return Ok((layer.clone(), None));
+        }
+        check_summable(layer, "resized")?;
+        let shape = weight_shape(layer);
+        let is_conv = shape.len() == 4;
         let most = if is_conv { self.conv_rank.unwrap_or(self.rank) } else { self.rank };
-        let term = term(layer, 1.0);
-        let old = layer.rank();
+        let shorter = shape[0].min(shape[1..].iter().product());
+        let old = plain(layer).map_or(shorter, Pair::rank);
         let keep = |values: &[f64]| self.rank_of(values, most).min(old);
-        let factors = svd::of_product(&[term], &keep)?;
+        let factors = match plain(layer) {
+            Some(pair) => svd::of_product(&[term(pair, 1.0)], &keep)?,
+            None => take_apart(&[(layer, 1.0)], &keep)?,
+        };
         let square = |values: &[f64]| values.iter().map(|value| value * value).sum::<f64>();
         let whole = square(&factors.values);
         let kept = if whole > 0.0 {
@@ -117,8 +126,10 @@ impl Resize {
             to: factors.rank,
             kept,
         };
-        let alpha = layer.factor() * factors.rank as f64;
-        Ok((from_factors(layer, &factors, alpha), about))
+        // Another method's factor is in the values.
+        let factor = if plain(layer).is_some() { layer.factor() } else { 1.0 };
+        let resized = from_factors(layer, &factors, factor * factors.rank as f64);
+        Ok((LoraLayer { bias: layer.bias.clone(), ..resized }, Some(about)))
     }
 
     /// The script's rank: it counts one more than the rule asks for.
@@ -175,25 +186,6 @@ pub(super) fn check_rank(rank: usize) -> Result<()> {
         return Ok(());
     }
     Err(Error::Request { problem: "the rank is 0, expected 1 or more".to_owned(), hint: None })
-}
-
-/// A layer as one term of a sum.
-pub(super) fn term(layer: &LoraLayer, factor: f64) -> Term {
-    let (up, down) = (layer.up.values_f32(), layer.down.values_f32());
-    Term { factor, up, down, rank: layer.rank() }
-}
-
-/// A layer of the shapes of this one with other matrices, in f32.
-pub(super) fn from_factors(layer: &LoraLayer, factors: &Factors, alpha: f64) -> LoraLayer {
-    let (mut down, mut up) = (layer.down.shape().to_vec(), layer.up.shape().to_vec());
-    (down[0], up[1]) = (factors.rank, factors.rank);
-    LoraLayer {
-        network: layer.network,
-        name: layer.name.clone(),
-        down: FrozenWeight::from_f32(&factors.down, &down),
-        up: FrozenWeight::from_f32(&factors.up, &up),
-        alpha,
-    }
 }
 
 #[cfg(test)]

@@ -3,9 +3,10 @@
 use std::path::Path;
 
 use unwrong_models::files::{Dtype, FrozenWeight};
-use unwrong_models::lora::{BlockWeights, LoraLayer};
+use unwrong_models::lora::{BlockWeights, Change, Factor, LoraLayer, Pair};
 
 use super::source::{Made, Metadata, Source, Writing};
+use super::sum::check_summable;
 use crate::error::{Error, Result};
 
 /// Where a factor goes.
@@ -61,24 +62,48 @@ fn check(factor: f64) -> Result<()> {
 }
 
 fn scaled(layer: &LoraLayer, factor: f64, place: ScaleIn) -> Result<LoraLayer> {
+    check_summable(layer, "scaled")?;
     let mut layer = layer.clone();
-    match place {
-        ScaleIn::Alpha => layer.alpha *= factor,
-        ScaleIn::Weights => {
-            let values = layer.up.values_f32().into_iter();
-            let values: Vec<f32> = values.map(|value| (f64::from(value) * factor) as f32).collect();
-            let dtype = layer.up.dtype();
-            layer.up = FrozenWeight::rounded(&values, dtype, layer.up.shape());
-            if layer.up.values_f32().iter().any(|value| !value.is_finite()) {
-                return Err(too_large(&layer.name, dtype));
-            }
+    let times = |weight: &FrozenWeight| {
+        let values = weight.values_f32().into_iter();
+        let values: Vec<f32> = values.map(|value| (f64::from(value) * factor) as f32).collect();
+        let rounded = FrozenWeight::rounded(&values, weight.dtype(), weight.shape());
+        match rounded.values_f32().iter().all(|value| value.is_finite()) {
+            true => Ok(rounded),
+            false => Err(too_large(&layer.name, weight.dtype())),
         }
+    };
+    let bias = layer.bias.as_ref().map(times).transpose()?;
+    let one_of = |factor: &Factor| {
+        Ok::<_, Error>(match factor {
+            Factor::Whole(weight) => Factor::Whole(times(weight)?),
+            Factor::Product { a, b } => Factor::Product { a: times(a)?, b: b.clone() },
+            Factor::Tucker { kernel, a, b } => {
+                Factor::Tucker { kernel: kernel.clone(), a: times(a)?, b: b.clone() }
+            }
+        })
+    };
+    let mut change = layer.change.clone();
+    let in_alpha = place == ScaleIn::Alpha && change.factor_counts();
+    match &mut change {
+        Change::Nothing => {}
+        Change::Full(weight) | Change::Norm(weight) => *weight = times(weight)?,
+        Change::LowRank(Pair { alpha, .. })
+        | Change::LoHa { alpha, .. }
+        | Change::LoKr { alpha, .. }
+            if in_alpha =>
+        {
+            *alpha *= factor;
+        }
+        Change::LowRank(Pair { up, .. }) => *up = times(up)?,
+        Change::LoHa { first, .. } | Change::LoKr { first, .. } => *first = one_of(first)?,
     }
-    if (layer.alpha as f32).is_finite() {
-        Ok(layer)
-    } else {
-        Err(too_large(&layer.name, Dtype::F32))
+    if change.alpha().is_some_and(|alpha| !(alpha as f32).is_finite()) {
+        return Err(too_large(&layer.name, Dtype::F32));
     }
+    layer.change = change;
+    layer.bias = bias;
+    Ok(layer)
 }
 
 fn too_large(layer: &str, dtype: Dtype) -> Error {
@@ -93,8 +118,9 @@ pub(super) fn note_alpha(metadata: &mut Metadata, layers: &[LoraLayer]) {
     if !metadata.contains_key("ss_network_alpha") {
         return;
     }
-    let first = layers.first().map_or(0.0, |layer| layer.alpha);
-    let shared = layers.iter().all(|layer| layer.alpha.to_bits() == first.to_bits());
+    let mut alphas = layers.iter().filter_map(|layer| layer.change.alpha());
+    let first = alphas.next().unwrap_or(0.0);
+    let shared = alphas.all(|alpha| alpha.to_bits() == first.to_bits());
     let alpha = if shared { format!("{first:?}") } else { "Dynamic".to_owned() };
     metadata.insert("ss_network_alpha".to_owned(), alpha);
 }

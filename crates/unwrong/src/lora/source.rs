@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use unwrong_models::files::{Bytes, Dtype, TensorFile, safetensors_bytes};
+use unwrong_models::files::{Bytes, Dtype, FrozenWeight, TensorFile, safetensors_bytes};
 use unwrong_models::lora::{Dialect, LoraFile, LoraLayer, write_lora};
 
 use super::hash::{LEGACY_HASH, MODEL_HASH, noted_hashes};
@@ -64,7 +64,7 @@ impl Source {
 
     /// The number formats of its matrices.
     pub(super) fn dtypes(&self) -> impl Iterator<Item = Dtype> {
-        self.layers.iter().flat_map(|layer| [layer.down.dtype(), layer.up.dtype()])
+        self.layers.iter().flat_map(LoraLayer::tensors).map(FrozenWeight::dtype)
     }
 
     /// Says which tensors of the file belong to no layer.

@@ -145,7 +145,9 @@ impl RawTensor<'_> {
         };
         let adapters = adapters.of(*network);
         let adapter = |key: &str| adapters.get(key.strip_suffix(".weight")?);
-        let changes = held.layers.iter().any(|(key, _)| adapter(key).is_some());
+        let bias = |key: &str| adapters.get(key.strip_suffix(".bias")?)?.bias.as_ref();
+        let changes =
+            held.layers.iter().any(|(key, _)| adapter(key).is_some() || bias(key).is_some());
         let dtype = dtype.unwrap_or(weight.dtype());
         if !changes && dtype == weight.dtype() {
             return Ok(Cow::Borrowed(self.bytes));
@@ -153,6 +155,9 @@ impl RawTensor<'_> {
         let mut values = Vec::with_capacity(weight.count());
         for (key, part) in held.layers.iter().filter(|_| changes) {
             let mut part_values = part.values_f32();
+            if let Some(bias) = bias(key) {
+                part_values = bias.values_f32();
+            }
             if let Some(adapter) = adapter(key) {
                 adapter.fuse_into(&mut part_values, part.shape().first().copied().unwrap_or(0));
             }

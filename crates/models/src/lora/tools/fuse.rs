@@ -3,7 +3,7 @@
 use crate::lora::Adapter;
 
 impl Adapter {
-    /// What the layer's weight becomes: `weight + Σ scale · up · down`, row by row.
+    /// What the layer's weight becomes: `gain ∘ weight + Σ scale · up · down`, row by row.
     ///
     /// `weight` is `[rows, …]`; everything is summed up in f32, in the order of the files.
     pub(super) fn fuse_into(&self, weight: &mut [f32], rows: usize) {
@@ -13,6 +13,11 @@ impl Adapter {
         let width = weight.len().checked_div(rows).unwrap_or(0);
         if width == 0 {
             return;
+        }
+        if let Some(gain) = &self.gain {
+            for (row, gain) in weight.chunks_exact_mut(width).zip(gain.values_f32()) {
+                row.iter_mut().for_each(|weight| *weight *= gain);
+            }
         }
         for term in &self.low_rank {
             let (down, up) = (term.down.values_f32(), term.up.values_f32());
@@ -28,11 +33,6 @@ impl Adapter {
                 for (weight, sum) in row.iter_mut().zip(&sum) {
                     *weight += term.scale * sum;
                 }
-            }
-        }
-        if let Some(gain) = &self.gain {
-            for (row, gain) in weight.chunks_exact_mut(width).zip(gain.values_f32()) {
-                row.iter_mut().for_each(|weight| *weight *= gain);
             }
         }
     }
