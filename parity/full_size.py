@@ -80,13 +80,14 @@ def run(unet, inputs):
     )[0]
 
 
-def stream(model, fetch, after=None):
+def stream(model, fetch, after=None, only=None):
     """Gives every layer its weights just before it runs and takes them away just after.
 
-    `fetch(key)` makes a tensor; `after(path, module, output)` may change the output.
+    `fetch(key)` makes a tensor; `after(path, module, output)` may change the output; `only` are the keys of those that
+    are fetched, if not all are.
     """
     for path, module in model.named_modules():
-        own = dict(module.named_parameters(recurse=False))
+        own = {name: value for name, value in module.named_parameters(recurse=False) if only is None or f"{path}.{name}" in only}
         if not own:
             continue
 

@@ -26,11 +26,12 @@ pub(crate) fn goldens(options: &Options) -> Result<()> {
 pub(crate) fn full_size(options: &Options) -> Result<()> {
     let dir = root().join(options.dir.clone().unwrap_or_else(|| "full-size".into()));
     if let Some(python) = &options.python {
-        for verb in ["make", "oracle"] {
-            run(Command::new(python)
-                .args(["parity/full_size.py", verb])
-                .arg(&dir)
-                .current_dir(root()))?;
+        for script in [
+            &["parity/full_size.py", "make"][..],
+            &["parity/full_size.py", "oracle"],
+            &["parity/wrong_lora.py"],
+        ] {
+            run(Command::new(python).args(script).arg(&dir).current_dir(root()))?;
         }
     }
     run(cargo()

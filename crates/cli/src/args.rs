@@ -143,11 +143,18 @@ pub(crate) struct DynamicArgs {
 #[derive(Debug, Args)]
 pub(crate) struct CompareArgs {
     /// What the pictures show; `word++` and `(some words)1.3` weigh more, `word-` less.
-    pub(crate) prompt: String,
-    /// The two pictures in one (.png, .webp, .jpg) [default: a numbered one in outputs/].
-    #[arg(short, long, value_name = "GRID")]
+    #[arg(required_unless_present = "prompts")]
+    pub(crate) prompt: Option<String>,
+    /// A text file with one prompt a line; blank lines and lines with `#` in front are skipped.
+    /// Each makes a pair, all with the same seed.
+    #[arg(long, value_name = "FILE", conflicts_with = "prompt")]
+    pub(crate) prompts: Option<PathBuf>,
+    /// The two pictures in one (.png, .webp, .jpg), or a folder, with a slash at its end, for
+    /// numbered ones [default: outputs/].
+    #[arg(short, long, value_name = "GRID|DIR/")]
     pub(crate) output: Option<PathBuf>,
-    /// Also write the two pictures as 01.png and 02.png here.
+    /// Also write the two pictures as 01.png and 02.png here, of several pairs in a numbered
+    /// folder each.
     #[arg(long, value_name = "DIR")]
     pub(crate) parts: Option<PathBuf>,
 
@@ -352,9 +359,15 @@ pub(crate) struct TokensArgs {
     /// The folder of the textual inversions that the prompt names.
     #[arg(long, value_name = "DIR")]
     pub(crate) embedding_dir: Option<String>,
+    /// The seed that draws from lists.
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = number::<u64>(SEED))]
+    pub(crate) seed: u64,
     /// One JSON object on standard output.
     #[arg(long)]
     pub(crate) json: bool,
+
+    #[command(flatten)]
+    pub(crate) dynamic: DynamicArgs,
 }
 
 #[derive(Debug, Subcommand)]
@@ -555,7 +568,8 @@ impl GenerateArgs {
 
 impl CompareArgs {
     pub(crate) fn request(&self) -> GenerateRequest {
-        self.sampling.over(self.models.over(GenerateRequest::new(self.prompt.as_str())))
+        let prompt = self.prompt.clone().unwrap_or_default();
+        self.sampling.over(self.models.over(GenerateRequest::new(prompt)))
     }
 }
 

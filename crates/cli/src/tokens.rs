@@ -6,28 +6,36 @@ use anstyle::{AnsiColor, Style};
 use anyhow::Result;
 use unwrong::{GenerateRequest, embeddings};
 use unwrong_prompt::{
-    AddedWords, Conjunction, Description, Encoder, EncoderDescription, LoraTag, ScheduledPrompt,
-    Script, Tokenizer,
+    AddedWords, Conjunction, Description, Encoder, EncoderDescription, Fragment, LoraTag,
+    ScheduledPrompt, Script, Tokenizer,
 };
 
 use crate::args::TokensArgs;
 use crate::printer;
+use crate::prompts::Templates;
 
 /// Prints fragments with their weights, and the chunks of both encoders.
 pub(crate) fn run(arguments: &TokensArgs) -> Result<()> {
+    let TokensArgs { prompt, seed, dynamic, syntax, .. } = arguments;
     let request = GenerateRequest {
-        syntax: Some(arguments.syntax),
+        seed: Some(*seed),
+        syntax: Some(*syntax),
         embeddings: arguments.embeddings.clone(),
         embedding_dir: arguments.embedding_dir.clone(),
-        ..GenerateRequest::new(arguments.prompt.as_str())
+        ..GenerateRequest::new(prompt.as_str())
     };
+    request.check()?;
+    let request = Templates::read(&request, dynamic)?.draw(request)?;
+    if request.prompt != arguments.prompt {
+        printer::note(&format!("drawn: {}", printer::visible(&request.prompt)));
+    }
     let steps = arguments.steps as usize;
     let (language, left_out) = embeddings::language(&request, steps)?;
     for sentence in left_out {
         printer::note(&format!("warning: {sentence}"));
     }
     let added = language.added.clone();
-    let (script, warnings) = Script::parse(&arguments.prompt, language, steps);
+    let (script, warnings) = Script::parse(&request.prompt, language, steps);
     for warning in &warnings {
         printer::note(&format!("warning: {warning}"));
     }
@@ -77,17 +85,39 @@ fn json(script: &Script, describe: impl Fn(&Conjunction) -> Description) -> serd
 /// For people: weights beside their text, ids beside their words, padding left out.
 fn table(description: &Description, added: &AddedWords) -> String {
     let mut table = String::from("weight  text\n");
-    for fragment in &description.fragments {
-        let weight = format!("{:.4}", fragment.weight);
-        let weight = weight.trim_end_matches('0').trim_end_matches('.');
-        let style = style_of(fragment.weight);
-        let text = printer::visible(&fragment.text);
-        writeln!(table, "{style}{weight:<6}  {text}{style:#}").expect("a String takes every write");
+    if description.parts.is_empty() {
+        push_fragments(&description.fragments, &mut table);
+    }
+    for (n, part) in description.parts.iter().enumerate() {
+        for prompt in &part.prompts {
+            let mut headline = format!("part {}, weight {}", n + 1, number(part.weight));
+            if part.prompts.len() > 1 {
+                write!(headline, ", {} of its blend", number(prompt.share))
+                    .expect("a String takes every write");
+            }
+            let bold = Style::new().bold();
+            writeln!(table, "{bold}{headline}{bold:#}").expect("a String takes every write");
+            push_fragments(&prompt.fragments, &mut table);
+        }
     }
     for (encoder, described) in Encoder::BOTH.into_iter().zip(&description.encoders) {
         push_chunks(encoder, described, added, &mut table);
     }
     table
+}
+
+fn push_fragments(fragments: &[Fragment], table: &mut String) {
+    for Fragment { text, weight } in fragments {
+        let (style, number) = (style_of(*weight), number(*weight));
+        let text = printer::visible(text);
+        writeln!(table, "{style}{number:<6}  {text}{style:#}").expect("a String takes every write");
+    }
+}
+
+/// At most four decimals.
+fn number(weight: f64) -> String {
+    let number = format!("{weight:.4}");
+    number.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
 /// A headline for every chunk, and its words, each with its id.

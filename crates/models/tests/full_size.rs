@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use candle_core::{Device, Tensor};
 use unwrong_models::files::{Folder, ModelParts};
 use unwrong_models::layers::Run;
-use unwrong_models::lora::LayerAdapters;
+use unwrong_models::lora::{Adapters, LayerAdapters, LoraFile, Targets, attach};
 use unwrong_models::ops::Ops;
 use unwrong_models::unet::Unet;
 use unwrong_models::vae::Vae;
@@ -72,6 +72,71 @@ fn the_full_size_base_equals_diffusers_after_every_block() {
 #[ignore = "needs 10 GB of random weights: cargo xtask full-size"]
 fn the_full_size_refiner_equals_diffusers_after_every_block() {
     check("refiner");
+}
+
+/// The forms in which the wrong-LoRA went round, and their tensors: only kohya's has alphas.
+const WRONG_LORAS: [(&str, usize); 3] = [
+    ("processors.safetensors", 1120),
+    ("pytorch_lora_weights.bin", 1120),
+    ("kohya.safetensors", 1680),
+];
+
+/// Opens and attaches one of them; the seconds of the fastest of three.
+fn attach_wrong_lora(name: &str, tensors: usize, targets: &Targets) -> (Adapters, f64) {
+    let path = folder().join("wrong-lora").join(name);
+    let runs = (0..3).map(|_| {
+        let started = Instant::now();
+        let file = LoraFile::open(&path).unwrap();
+        let (adapters, applied) = attach(&[(file, 1.0)], targets).unwrap();
+        let seconds = started.elapsed().as_secs_f64();
+        let [report] = &applied[..] else { panic!("one file, {} reports", applied.len()) };
+        assert_eq!((report.applied, report.total), (tensors, tensors), "{:?}", report.unapplied);
+        (adapters, seconds)
+    });
+    runs.min_by(|one, other| one.1.total_cmp(&other.1)).unwrap()
+}
+
+#[test]
+#[ignore = "needs 10 GB of random weights: cargo xtask full-size"]
+fn the_wrong_lora_changes_the_full_size_base_as_in_diffusers_whatever_its_form() {
+    let parts = ModelParts::open_folder(&Folder::disk(folder().join("base"))).unwrap();
+    let targets = Targets::of(&parts);
+    let opened = WRONG_LORAS.map(|(name, tensors)| {
+        let (adapters, seconds) = attach_wrong_lora(name, tensors, &targets);
+        println!("{name}: applied {tensors} of {tensors}, opened and attached in {seconds:.3} s");
+        adapters
+    });
+    for other in &opened[1..] {
+        assert_eq!(other.unet.len(), 560);
+        for (layer, adapter) in opened[0].unet.iter() {
+            let (one, same) = (&adapter.low_rank[0], &other.unet.get(layer).unwrap().low_rank[0]);
+            assert_eq!(one.down.values_f32(), same.down.values_f32(), "{layer}");
+            assert_eq!(one.up.values_f32(), same.up.values_f32(), "{layer}");
+            assert_eq!(one.scale.to_bits(), same.scale.to_bits(), "{layer}");
+        }
+    }
+
+    let goldens = Goldens::open_at(&folder().join("wrong-lora"), "oracle");
+    let input = |what: &str| goldens.tensor(&format!("input.{what}"));
+    let timestep = goldens.fact("timestep").as_f64().unwrap() as f32;
+    let unet = Unet::load(&parts.unet.0, &parts.unet.1).unwrap();
+    let (latents, embeds) = (nhwc(&input("latents")), input("encoder_hidden_states"));
+    let output = |adapters: &LayerAdapters| {
+        let run = Run::new(Ops::Cpu, adapters);
+        let (pooled, sizes) = (input("text_embeds"), input("time_ids"));
+        let prepared = unet.prepare(&run, &embeds, &pooled, &sizes).unwrap();
+        nchw(&unet.forward(&run, &latents, timestep, &prepared).unwrap())
+    };
+    let with = output(&opened[0].unet);
+    let mut row = Row::new("full-size base with the wrong-LoRA", FULL_SIZE);
+    row.add("output", goldens.compare("output", &with));
+    row.print();
+    let without = output(&LayerAdapters::default());
+    let norm =
+        |tensor: &Tensor| tensor.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap();
+    let change = norm(&(&with - &without).unwrap()) / norm(&without);
+    println!("the LoRA changes the output by {:.1} %", 100.0 * change.sqrt());
+    assert!(change.sqrt() > 0.05, "a LoRA that does nothing proves nothing");
 }
 
 /// Decodes and encodes one size, each within its estimate and `limit` bytes of memory.

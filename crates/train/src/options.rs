@@ -152,8 +152,8 @@ impl TrainOptions {
         if !(eps.is_finite() && eps > 0.0) {
             return refuse("eps", &eps, "a number above 0");
         }
-        if !(weight_decay.is_finite() && weight_decay >= 0.0) {
-            return refuse("weight_decay", &weight_decay, "a number from 0 on");
+        if !(0.0..=MOST_WEIGHT).contains(&weight_decay) {
+            return refuse("weight_decay", &weight_decay, "0 to 1000000");
         }
         self.loss.check()
     }

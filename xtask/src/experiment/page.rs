@@ -305,10 +305,14 @@ fn following(run: &Run) -> Result<String> {
         );
     }
     let right = run.mean("none", "follows").unwrap_or_default();
-    let ceiling = if right > 0.99 {
-        "Without any negative prompt nearly all are right: a loss would show, a gain could not.\n\n"
-    } else {
-        ""
+    let ceiling = match right {
+        1.0.. => {
+            "Without any negative prompt all are right: a loss would show, a gain could not.\n\n"
+        }
+        0.99.. => {
+            "Without any negative prompt nearly all are right: a loss would show, a gain hardly.\n\n"
+        }
+        _ => "",
     };
     Ok(format!(
         "## Is the object still there?\n\n\

@@ -1,5 +1,6 @@
 //! What may follow `unwrong eval`.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 
 use anyhow::Result;
@@ -7,8 +8,9 @@ use clap::{Args, ValueEnum};
 use unwrong::GenerateRequest;
 use unwrong_eval::{Experiment, Follow, Seeds, Unit, Variant, prompts};
 
-use super::{ModelArgs, SamplingArgs, number};
+use super::{DynamicArgs, ModelArgs, SamplingArgs, number};
 use crate::failure::wrong_request;
+use crate::prompts::Templates;
 
 pub(super) const EXAMPLES: &str = "Examples:
   unwrong eval --prompts prompts.txt --seeds 0..8 --primary sharpness -o eval/
@@ -19,7 +21,9 @@ The default variants: none; word (`wrong` as the negative prompt, no LoRA); lora
 wrong-LoRA, no negative prompt); both (the method); keywords (the 13 keywords as the negative \
 prompt, no LoRA). Keys of others: negative-prompt=TEXT, wrong=SCALE (the LoRA and its word), \
 lora=SCALE (the LoRA without it), guidance-scale=N, prefix=TEXT, suffix=TEXT; a SCALE of `auto` \
-is the model's own; `\\,` is a comma inside a text before `key=`.";
+is the model's own; `\\,` is a comma inside a text before `key=`.
+
+With `--dynamic` each line of the file is drawn once, for all its seeds.";
 
 #[derive(Debug, Args)]
 #[command(mut_arg("seed", |arg| arg.hide(true)))]
@@ -65,6 +69,8 @@ pub(crate) struct EvalArgs {
     pub(crate) models: ModelArgs,
     #[command(flatten)]
     pub(crate) sampling: SamplingArgs,
+    #[command(flatten)]
+    pub(crate) dynamic: DynamicArgs,
 
     /// One JSON object with the statistics on standard output, in place of the two paths.
     #[arg(long, help_heading = "Output")]
@@ -88,9 +94,9 @@ impl EvalArgs {
     pub(crate) fn experiment(&self) -> Result<Experiment> {
         self.refuse_what_variants_say()?;
         let shared = self.sampling.over(self.models.over(GenerateRequest::default()));
-        let prompts = prompts::read(&self.prompts)?;
         // Parsed here and not by clap, which knows no hints.
         let seeds: Seeds = self.seeds.parse()?;
+        let prompts = self.drawn(prompts::read(&self.prompts)?, seeds.range().start)?;
         let variants = self.variants.iter().map(|text| text.parse::<Variant>());
         let variants = variants.collect::<Result<_, _>>()?;
         let mut experiment = Experiment::new(prompts, seeds, variants, shared)?;
@@ -111,6 +117,26 @@ impl EvalArgs {
             experiment = experiment.with_primary(name)?;
         }
         Ok(experiment)
+    }
+
+    /// The prompts with what they draw from their lists: line by line, from `seed` upwards.
+    ///
+    /// Once for all seeds, as the pictures of one prompt are compared and counted together.
+    fn drawn(&self, prompts: Vec<String>, seed: u64) -> Result<Vec<String>> {
+        let draw = |(prompt, seed)| {
+            let request = GenerateRequest { seed: Some(seed), ..GenerateRequest::new(prompt) };
+            Ok(Templates::read(&request, &self.dynamic)?.draw(request)?.prompt)
+        };
+        let drawn: Vec<String> =
+            prompts.into_iter().zip(seed..).map(draw).collect::<Result<_>>()?;
+        let mut seen = HashSet::new();
+        match drawn.iter().find(|prompt| !seen.insert(prompt.as_str())) {
+            Some(prompt) => Err(wrong_request(
+                format!("two prompts draw `{prompt}`"),
+                "each prompt counts once: give other seeds or other lists",
+            )),
+            None => Ok(drawn),
+        }
     }
 
     /// What differs between the variants cannot be the same for all of them.

@@ -391,3 +391,28 @@ fn an_interrupt_keeps_what_is_finished() {
         ["experiment.json"]
     );
 }
+
+#[test]
+fn lists_of_a_line_are_drawn_once_for_all_its_seeds() {
+    let folder = tempfile::tempdir().unwrap();
+    let prompts: String =
+        ["cat", "dog", "fish", "boat"].map(|thing| format!("a {{red|blue}} {thing}\n")).concat();
+    fs::write(folder.path().join("prompts.txt"), prompts).unwrap();
+    eval(folder.path(), &["--dynamic", "-o", "eval/"]).done();
+    let mut texts: BTreeMap<u64, Vec<String>> = BTreeMap::new();
+    for line in results(&folder.path().join("eval")) {
+        let text = line["prompt"].as_str().expect("a prompt").to_owned();
+        assert!(!text.contains('{'), "{text}");
+        texts.entry(line["prompt_index"].as_u64().expect("a place")).or_default().push(text);
+    }
+    assert_eq!(texts.len(), 4);
+    assert!(texts.values().all(|of_line| of_line.iter().all(|text| *text == of_line[0])));
+    let red = texts.values().filter(|of_line| of_line[0].starts_with("a red ")).count();
+    assert!((1..4).contains(&red), "every line draws for itself: {texts:?}");
+
+    // Two lines that draw the same would count twice.
+    fs::write(folder.path().join("prompts.txt"), "a cat\na {cat}\n").unwrap();
+    let run = eval(folder.path(), &["--dynamic", "-o", "same/"]);
+    assert_eq!(run.code, Some(1), "{}", run.stderr);
+    assert!(run.stderr.contains("two prompts draw `a cat`"), "{}", run.stderr);
+}

@@ -420,3 +420,27 @@ fn every_prompt_of_a_file_is_drawn_with_the_same_seeds() {
     assert_eq!(run.code, Some(1), "{}", run.stderr);
     assert!(!folder.path().join("none").exists(), "{}", run.stderr);
 }
+
+#[test]
+fn every_prompt_of_a_file_makes_a_pair_with_the_same_seed() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("prompts.txt"), "a {red|blue} cat\na boat\n").unwrap();
+    let line = ["compare", "--prompts", "prompts.txt", "--dynamic", "--seed", "5", "-o", "out/"];
+    let parts = ["--parts", "parts"];
+    let run = unwrong(folder.path(), &[&line[..], &parts, &SMALL].concat()).done();
+    let written: Vec<String> = run.stdout.lines().map(|line| line.replace('\\', "/")).collect();
+    let expected = [
+        "parts/00000/01.png",
+        "parts/00000/02.png",
+        "out/00000-5.png",
+        "parts/00001/01.png",
+        "parts/00001/02.png",
+        "out/00001-5.png",
+    ];
+    assert_eq!(written, expected);
+    assert!(run.stderr.contains("\n2 of 2: a boat\n"), "{}", run.stderr);
+    let line = ["compare", "a boat", "--seed", "5", "-o", "alone.png"];
+    unwrong(folder.path(), &[&line[..], &SMALL].concat()).done();
+    let pixels = |name: &str| read(&folder.path().join(name));
+    assert!(pixels("out/00001-5.png") == pixels("alone.png"));
+}

@@ -124,3 +124,33 @@ fn a_prompt_that_changes_is_shown_step_by_step() {
     let fragments = &value["parts"][1]["prompts"][0]["prompt"]["fragments"];
     assert_eq!(fragments[1], serde_json::json!({ "text": "boat", "weight": 1.2 }));
 }
+
+#[test]
+fn what_is_joined_is_shown_with_its_weights() {
+    let folder = tempfile::tempdir().unwrap();
+    let prompt = r#"("a cat", "a (dog)++").and(1, 0.5)"#;
+    let run = unwrong(folder.path(), &["tokens", prompt]).done();
+    let expected = "weight  text\npart 1, weight 1\n1       a cat\npart 2, weight 0.5\n\
+                    1       a\n1.21    dog\n\ntext_encoder, chunk 1 of 2";
+    assert!(run.stdout.starts_with(expected), "{}", run.stdout);
+    let prompt = r#"("a cat", "a dog").blend(3, 1)"#;
+    let run = unwrong(folder.path(), &["tokens", prompt]).done();
+    let expected = "weight  text\npart 1, weight 1, 0.75 of its blend\n1       a cat\n\
+                    part 1, weight 1, 0.25 of its blend\n1       a dog\n";
+    assert!(run.stdout.starts_with(expected), "{}", run.stdout);
+}
+
+#[test]
+fn lists_are_drawn_from_the_seed_and_the_text_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let drawn = |seed: &str| {
+        let line = ["tokens", "--dynamic", "--seed", seed, "a {red|green|blue} cat"];
+        let run = unwrong(folder.path(), &line).done();
+        let text = run.stderr.strip_prefix("drawn: ").expect("the text is said").trim().to_owned();
+        assert!(run.stdout.contains(&format!("1       {text}\n")), "{}", run.stdout);
+        text
+    };
+    let texts: std::collections::BTreeSet<String> =
+        (0..20).map(|seed| drawn(&seed.to_string())).collect();
+    assert_eq!(texts.into_iter().collect::<Vec<_>>(), ["a blue cat", "a green cat", "a red cat"]);
+}
