@@ -10,11 +10,11 @@
 //! | ComfyUI | after `embedding:`, with or without the ending of a file, and with commas around it | yes |
 //!
 //! Compel and plain: added tokens of transformers 5.24 (normalised, not `single_word`), compared in
-//! `tests/added.rs`. A word is all its vectors, as diffusers 0.42 has it
+//! `tests/tokenizer.rs`; the others in `tests/added.rs`. A word is all its vectors, as diffusers 0.42 has it
 //! (`loaders/textual_inversion.py`, `maybe_convert_prompt`, which compel 2.5.1 calls by its
 //! `DiffusersTextualInversionManager`). A1111 1.10.1, `modules/textual_inversion/
 //! textual_inversion.py`, `find_embedding_at_position`. ComfyUI at a125cd8, `comfy/sd1_clip.py`,
-//! `_try_get_embedding`; it finds a file as the file system does, on Linux in this case alone.
+//! `_try_get_embedding`; the case of a name counts there where it counts to the file system.
 
 use std::ops::Range;
 use std::sync::Arc;

@@ -89,6 +89,12 @@ fn a_name_that_comfyui_does_not_find_is_left_out_and_said() {
 }
 
 #[test]
+fn the_mark_of_comfyui_is_named_where_it_is_text() {
+    let said = Conjunction::parse("a embedding:bad", language(Syntax::Compel)).1[0].to_string();
+    assert_eq!(said, "`embedding:…` stays text (ComfyUI's; `--syntax comfy` reads it)");
+}
+
+#[test]
 fn all_vectors_of_a_word_have_its_weight() {
     for (text, syntax) in [
         ("a (<wrong>)1.5 cat", Syntax::Compel),

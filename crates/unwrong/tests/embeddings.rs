@@ -136,7 +136,7 @@ fn what_was_read_with_other_vectors_is_not_taken_for_these() {
     // The same ids, and other vectors behind them.
     let [one, three] = ["embedding-one", "embedding-three"].map(|file| golden(file, "<w>"));
     let of = |files: &[EmbeddingRequest]| embeds(&used, &with("a <w> cat", files));
-    let (first, second) = (of(&[one.clone()]), of(&[three]));
+    let (first, second) = (of(std::slice::from_ref(&one)), of(&[three]));
     assert_ne!(first, second);
     assert_eq!(of(&[one]), first);
 }

@@ -154,6 +154,9 @@ fn known_syntax(text: &str) -> Vec<Warning> {
             "A1111's weight; write `(…)1.3`, or take `--syntax a1111`",
         ));
     }
+    if text.contains("embedding:") {
+        found.push(("embedding:…".to_owned(), "ComfyUI's; `--syntax comfy` reads it"));
+    }
     if encloses(text, '[', ']', None) {
         found.push((
             "[…]".to_owned(),
