@@ -33,7 +33,8 @@ fn in_f32() -> Writing {
 
 /// `alpha / rank · up · down`, row by row, with the number of columns.
 fn product(layer: &LoraLayer) -> (Vec<f64>, usize) {
-    let (up, down) = (layer.up.values_f32(), layer.down.values_f32());
+    let pair = layer.as_pair().unwrap();
+    let (up, down) = (pair.up.values_f32(), pair.down.values_f32());
     let rank = layer.rank();
     let columns = down.len() / rank;
     let cell = |row: &[f32], column: usize| -> f64 {
@@ -90,8 +91,10 @@ fn assert_same(name: &str, made: &Made) {
         let layer = layer.unwrap_or_else(|| panic!("{name} has no {}", expected.name));
         let what = format!("{name}: {}", layer.name);
         assert_eq!(layer.rank(), expected.rank(), "{what}");
-        assert_eq!(layer.down.shape(), expected.down.shape(), "{what}");
-        assert_eq!(layer.up.shape(), expected.up.shape(), "{what}");
+        let shapes = |layer: &LoraLayer| -> Vec<Vec<usize>> {
+            layer.tensors().iter().map(|tensor| tensor.shape().to_vec()).collect()
+        };
+        assert_eq!(shapes(layer), shapes(&expected), "{what}");
         let ((ours, columns), (theirs, _)) = (product(layer), product(&expected));
         let square = |values: &mut dyn Iterator<Item = f64>| values.map(|x| x * x).sum::<f64>();
         let apart = square(&mut ours.iter().zip(&theirs).map(|(one, other)| one - other));
