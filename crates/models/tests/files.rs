@@ -80,6 +80,11 @@ fn every_lie_of_a_header_is_named() {
         (one(tensor("F32", json!([2.5]), 0, 4)), "invalid type"),
         (json!({"__metadata__": {"a": 1}}).to_string(), "invalid type"),
         (r#"{"a": {"dtype": "U8", "shape": [8], "data_offsets": [0, 8]}, "a": 1}"#.into(), "twice"),
+        (
+            json!({"\u{1b}[2J": tensor("U8", json!([8]), 0, 8)}).to_string(),
+            "`\\u{1b}[2J` is a name",
+        ),
+        (json!({"k".repeat(1001): tensor("U8", json!([8]), 0, 8)}).to_string(), "of 1001 bytes"),
         ("{".repeat(1000), "at line 1"),
         ("{\"a\":".repeat(1000), "at line 1"),
         ("{} x".into(), "trailing characters"),

@@ -3,7 +3,7 @@
 //! Eight bytes of length, then JSON: name → dtype, shape, byte range. The rules are those of
 //! the `safetensors` crate 0.8 (ranges without overlap or hole, lengths that fit shape and
 //! dtype, nothing after the last), with messages that name the tensor, and one rule more: no
-//! name twice.
+//! name twice, and none that could not be shown.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,6 +12,7 @@ use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 
 use crate::error::{Error, Result};
 use crate::files::Foreign;
+use crate::files::tensor_file::{check_name, shown};
 
 /// Longest header the format allows.
 const LONGEST_HEADER: u64 = 100_000_000;
@@ -75,6 +76,7 @@ impl Header {
 impl TensorEntry {
     /// Checks the entry against its neighbour, which ended at `previous_end`; returns its end.
     fn check(&self, name: &str, previous_end: usize) -> Result<usize, String> {
+        check_name(name)?;
         let (start, end) = self.data_offsets;
         if start > end {
             return Err(format!("`{name}` ends at {end}, before its start at {start}"));
@@ -89,7 +91,7 @@ impl TensorEntry {
             ));
         }
         let bits = bits_per_value(&self.dtype)
-            .ok_or_else(|| format!("`{name}` has the unknown dtype `{}`", self.dtype))?;
+            .ok_or_else(|| format!("`{name}` has the unknown dtype `{}`", shown(&self.dtype)))?;
         let bytes = self
             .shape
             .iter()
@@ -149,7 +151,10 @@ impl<'de> Deserialize<'de> for Entries {
                 let mut entries = Entries { tensors: Vec::new(), metadata: BTreeMap::new() };
                 while let Some(name) = map.next_key::<String>()? {
                     if !seen.insert(name.clone()) {
-                        return Err(serde::de::Error::custom(format!("`{name}` is there twice")));
+                        return Err(serde::de::Error::custom(format!(
+                            "`{}` is there twice",
+                            shown(&name)
+                        )));
                     }
                     if name == "__metadata__" {
                         let metadata: Option<BTreeMap<String, String>> = map.next_value()?;

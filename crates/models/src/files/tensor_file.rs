@@ -158,3 +158,26 @@ impl Contents {
         Ok(Self { weights, others, metadata: header.metadata })
     }
 }
+
+/// Longer than any name of a tensor.
+const LONGEST_NAME: usize = 1000;
+
+/// Refuses names that could not be shown in a message: control characters move the cursor and
+/// change colours.
+pub(super) fn check_name(name: &str) -> Result<(), String> {
+    if name.len() > LONGEST_NAME {
+        return Err(format!("`{}` is a name of {} bytes", shown(name), name.len()));
+    }
+    if name.contains(char::is_control) {
+        return Err(format!("`{}` is a name with control characters", shown(name)));
+    }
+    Ok(())
+}
+
+/// Text out of a file, fit for a line of a message: control characters escaped, and short.
+pub(super) fn shown(text: &str) -> String {
+    const MOST: usize = 80;
+
+    let start: String = text.chars().take(MOST).flat_map(char::escape_debug).collect();
+    if text.chars().nth(MOST).is_some() { format!("{start}…") } else { start }
+}

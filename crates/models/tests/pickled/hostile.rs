@@ -268,7 +268,7 @@ fn bombs() -> Vec<Case> {
         ("lists shared 10^100 times", file(&pickle(&[&lists])), "it holds a list"),
         ("dictionaries shared 10^100 times", file(&pickle(&[&dicts])), ""),
         ("dictionaries shared 8 million times", file(&pickle(&[&wide])), "names take more than"),
-        ("a key of 1 MB used thirty times", file(&pickle(&[&many_keys])), "names take more than"),
+        ("a key of 1 MB used thirty times", file(&pickle(&[&many_keys])), "is a name of 10"),
         ("3 million operations", file(&pickle(&[&b"N".repeat(3_000_000)])), "operations"),
         (
             "a dictionary that holds itself",
@@ -310,6 +310,7 @@ fn broken() -> Vec<Case> {
             one(b"}(\x8c\x0astate_dict}\x8c\x0astate_dict}u"),
             "`state_dict` twice",
         ),
+        ("a name that clears the screen", one(b"}\x8c\x04\x1b[2JK\x01s"), "control characters"),
         ("a key that is a list", one(b"}]K\x01s"), "a list as a key"),
         ("the same key twice", one(b"}(\x8c\x01aK\x01\x8c\x01aK\x02u"), "`a` twice"),
         ("a list in place of a dictionary", one(b"]"), "it holds a list"),

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
-/// Longest that one file of a few kilobytes may take, on a busy machine.
+/// Longest that one file of a few kilobytes may take.
 const LONGEST: Duration = Duration::from_secs(2);
 /// Most memory of the whole run.
 const MOST_MEMORY_MB: u64 = 1024;
@@ -47,16 +47,9 @@ pub(crate) fn fuzz(
     let mut reasons: BTreeMap<String, u64> = BTreeMap::new();
     while start.elapsed() < Duration::from_secs(seconds) {
         let bytes = make(&mut Random(seed ^ tried.wrapping_mul(0xD134_2543_DE82_EF95)));
-        let timed = || {
-            let before = Instant::now();
-            let result = catch_unwind(AssertUnwindSafe(|| read(bytes.clone())));
-            (result, before.elapsed())
-        };
-        let (result, mut took) = timed();
-        if took > LONGEST {
-            // The machine may have been busy with something else.
-            took = took.min(timed().1);
-        }
+        let before = processor_time().unwrap_or_else(|| start.elapsed());
+        let result = catch_unwind(AssertUnwindSafe(|| read(bytes)));
+        let took = processor_time().unwrap_or_else(|| start.elapsed()).saturating_sub(before);
         let Ok(result) = result else { panic!("{what}: seed {seed}, file {tried} panics") };
         assert!(took < LONGEST, "{what}: seed {seed}, file {tried} takes {took:?}");
         slowest = slowest.max(took);
@@ -78,6 +71,12 @@ pub(crate) fn fuzz(
     // Else the damage reaches no more than the outermost check.
     assert!(first > 0 || accepted > 0 && reasons.len() > 3, "{what}");
     assert!(memory.is_none_or(|memory| memory < MOST_MEMORY_MB), "{what}: {memory:?} MB");
+}
+
+/// Time this thread has run, which does not count when the machine is busy with something else.
+fn processor_time() -> Option<Duration> {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
+    text.split_whitespace().next()?.parse().ok().map(Duration::from_nanos)
 }
 
 fn peak_memory_mb() -> Option<u64> {

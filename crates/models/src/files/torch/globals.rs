@@ -7,8 +7,9 @@
 //! `persistent_id` in `torch/serialization.py` of torch 2.15.
 
 use super::elements::{Element, UNTYPED};
-use super::refusal::{DAMAGED, NOT_ONLY_TENSORS, Refusal, Result, shown};
+use super::refusal::{DAMAGED, NOT_ONLY_TENSORS, Refusal, Result};
 use super::value::{Heap, Span, Storage, Tensor, Value};
+use crate::files::tensor_file::shown;
 
 /// More than any tensor of a network has; as every tensor keeps its own shape, there is a limit.
 const MOST_DIMENSIONS: usize = 16;

@@ -9,9 +9,10 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::pickle::Pickle;
-use super::refusal::{DAMAGED, Refusal, Result, shown};
+use super::refusal::{DAMAGED, Refusal, Result};
 use super::value::{Storage, Value};
 use super::{big_endian, no_storage};
+use crate::files::tensor_file::shown;
 
 /// `MAGIC_NUMBER`, 0x1950a86a20f9469cfc6c.
 const MAGIC: [u8; 10] = [0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];

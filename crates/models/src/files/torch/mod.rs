@@ -23,11 +23,11 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use crate::error::Error;
-use crate::files::tensor_file::{Contents, OtherTensor};
+use crate::files::tensor_file::{Contents, OtherTensor, shown};
 use crate::files::{Bytes, Dtype, FrozenWeight};
 use names::{Found, Named};
 use pickle::Pickle;
-use refusal::{DAMAGED, Refusal, Result, shown};
+use refusal::{DAMAGED, Refusal, Result};
 use strided::Copies;
 use value::Storage;
 use zip::Archive;

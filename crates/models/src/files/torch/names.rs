@@ -7,8 +7,9 @@
 use std::collections::BTreeMap;
 
 use super::pickle::Pickle;
-use super::refusal::{DAMAGED, Refusal, Result, shown};
+use super::refusal::{DAMAGED, Refusal, Result};
 use super::value::{Heap, Tensor, Value};
+use crate::files::tensor_file::{check_name, shown};
 
 /// Dictionaries that lie deeper hold no weights, but the state of a training.
 const DEEPEST: usize = 4;
@@ -106,6 +107,7 @@ impl<'a> Walk<'a> {
             Value::Float(number) => Found::Number { dtype: "F64", bytes: number.to_le_bytes() },
             Value::Dict(dict) => return self.dict(&format!("{}.", name()), dict),
             Value::Text(text) if prefix.is_empty() => {
+                check_name(key).map_err(damaged)?;
                 self.spend(text.len())?;
                 self.named.texts.insert(name(), text.to_owned());
                 return Ok(());
@@ -113,6 +115,7 @@ impl<'a> Walk<'a> {
             _ => return Ok(()),
         };
         let name = name();
+        check_name(&name).map_err(damaged)?;
         if self.named.tensors.contains_key(&name) {
             return Err(damaged(format!("it holds `{}` twice", shown(&name))));
         }

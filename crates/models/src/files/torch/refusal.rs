@@ -1,6 +1,7 @@
 //! Why a pickled file is not read, before it is known how to name the file.
 
 use crate::error::Error;
+use crate::files::tensor_file::shown;
 
 pub(super) type Result<T, E = Refusal> = std::result::Result<T, E>;
 
@@ -59,12 +60,4 @@ impl Refusal {
             Self::Truncated { have, need } => Error::Truncated { path, have, need },
         }
     }
-}
-
-/// A name out of the file, fit for a line of a message: control characters escaped, and short.
-pub(super) fn shown(name: &str) -> String {
-    const MOST: usize = 80;
-
-    let start: String = name.chars().take(MOST).flat_map(char::escape_debug).collect();
-    if name.chars().nth(MOST).is_some() { format!("{start}…") } else { start }
 }

@@ -9,7 +9,8 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use super::refusal::{DAMAGED, Refusal, Result, shown};
+use super::refusal::{DAMAGED, Refusal, Result};
+use crate::files::tensor_file::shown;
 
 /// Length of the record at the end of every zip, without the comment that torch never writes.
 const END: usize = 22;
