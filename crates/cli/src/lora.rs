@@ -63,7 +63,8 @@ fn text(report: &LoraReport) -> String {
         (None, Some(width)) => format!("unknown (prompts of {width} features)"),
         (None, None) => "unknown (no cross-attention)".to_owned(),
     };
-    let title = report.title.as_ref().map(|title| format!("title       {}", printer::visible(title)));
+    let title =
+        report.title.as_ref().map(|title| format!("title       {}", printer::visible(title)));
     let mut lines = vec![
         format!("for         {family}"),
         format!("dialect     {}", report.dialects.join(", ")),

@@ -6,8 +6,8 @@
 
 use std::path::{Path, PathBuf};
 
-use unwrong::lora::{Dtype, Keep, Made, Merge, Resize, ScaleIn, Writing};
 use unwrong::lora::{BlockWeights, blocks, merge, resize, scale};
+use unwrong::lora::{Dtype, Keep, Made, Merge, Resize, ScaleIn, Writing};
 use unwrong::request::LoraRequest;
 use unwrong_models::lora::{LoraFile, LoraLayer};
 
@@ -38,9 +38,8 @@ fn product(layer: &LoraLayer) -> (Vec<f64>, usize) {
     let columns = down.len() / rank;
     let cell = |row: &[f32], column: usize| -> f64 {
         let parts = row.iter().enumerate();
-        let sum: f64 = parts
-            .map(|(i, part)| f64::from(*part) * f64::from(down[i * columns + column]))
-            .sum();
+        let sum: f64 =
+            parts.map(|(i, part)| f64::from(*part) * f64::from(down[i * columns + column])).sum();
         layer.factor() * sum
     };
     let rows = up.chunks_exact(rank);
@@ -85,9 +84,9 @@ fn assert_same(name: &str, made: &Made) {
     let ours = LoraFile::parse(&made.bytes, name).unwrap().to_layers().unwrap();
     assert_eq!(ours.len(), theirs.len(), "{name}");
     for expected in theirs {
-        let layer = ours.iter().find(|layer| {
-            (layer.network, &layer.name) == (expected.network, &expected.name)
-        });
+        let layer = ours
+            .iter()
+            .find(|layer| (layer.network, &layer.name) == (expected.network, &expected.name));
         let layer = layer.unwrap_or_else(|| panic!("{name} has no {}", expected.name));
         let what = format!("{name}: {}", layer.name);
         assert_eq!(layer.rank(), expected.rank(), "{what}");

@@ -85,7 +85,8 @@ fn merge_into(model: &Path, arguments: &LoraMergeArgs) -> Result<()> {
 }
 
 pub(super) fn extract(arguments: &LoraExtractArgs) -> Result<()> {
-    let LoraExtractArgs { base, tuned, keep, conv_rank, min_diff, clamp, json, writing } = arguments;
+    let LoraExtractArgs { base, tuned, keep, conv_rank, min_diff, clamp, json, writing } =
+        arguments;
     let output = &writing.output;
     refuse_existing(output, writing.force)?;
     let how = Extract {

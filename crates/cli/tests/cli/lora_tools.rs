@@ -87,8 +87,7 @@ fn blocks_weigh_the_same_in_a_file_and_in_a_request() {
     assert!(stderr.contains("have weight 0 and are left out"), "{stderr}");
     let with = |more: &str| format!("{}{more}", demo_lora());
     let in_file = draw(folder.path(), "a.png", &["--lora", "blocks.safetensors"]);
-    let in_request =
-        draw(folder.path(), "b.png", &["--lora", &with(":blocks=IN=0,OUT=0.5")]);
+    let in_request = draw(folder.path(), "b.png", &["--lora", &with(":blocks=IN=0,OUT=0.5")]);
     assert!(in_file == in_request);
     assert!(in_file != draw(folder.path(), "c.png", &["--lora", &with(":1")]));
 
@@ -100,7 +99,8 @@ fn blocks_weigh_the_same_in_a_file_and_in_a_request() {
 #[test]
 fn a_picture_keeps_the_scales_of_networks_and_blocks() {
     let folder = tempfile::tempdir().unwrap();
-    let asked = format!("{}:0.8:te1=-1:te2=0:blocks=OUT=0.25", golden("lora-kohya-text.safetensors"));
+    let asked =
+        format!("{}:0.8:te1=-1:te2=0:blocks=OUT=0.25", golden("lora-kohya-text.safetensors"));
     let line = ["a cat", "--seed", "1", "--lora", &asked, "-o", "a.png", "--json"];
     let run = generate(folder.path(), &line).done();
     let report: Value = serde_json::from_str(&run.stdout).unwrap();
@@ -112,8 +112,11 @@ fn a_picture_keeps_the_scales_of_networks_and_blocks() {
     });
     assert_eq!(report["request"]["loras"][0], expected);
     assert!(run.stderr.contains("of them at scale 0"), "{}", run.stderr);
-    fs::copy(golden("lora-kohya-text.safetensors"), folder.path().join("lora-kohya-text.safetensors"))
-        .unwrap();
+    fs::copy(
+        golden("lora-kohya-text.safetensors"),
+        folder.path().join("lora-kohya-text.safetensors"),
+    )
+    .unwrap();
     generate(folder.path(), &["--from", "a.png", "-o", "b.png"]).done();
     let read = |name: &str| pictures::read(&folder.path().join(name)).rgb;
     assert!(read("a.png") == read("b.png"));
@@ -168,7 +171,8 @@ fn a_model_with_a_lora_in_it_draws_as_with_the_lora_beside_it() {
     let line = ["extract", "--base", &demo_model(), "--tuned", "merged", "--energy", "0.9999"];
     let line = [&line[..], &["--min-diff", "0", "-o", "out.safetensors"]].concat();
     lora(folder.path(), &line).done();
-    let out = draw(folder.path(), "c.png", &["--model", &demo_model(), "--lora", "out.safetensors"]);
+    let out =
+        draw(folder.path(), "c.png", &["--model", &demo_model(), "--lora", "out.safetensors"]);
     assert!(apart(&with, &out) <= 2, "{}", apart(&with, &out));
 }
 

@@ -171,7 +171,8 @@ impl FromStr for BlockWeights {
 impl fmt::Display for BlockWeights {
     /// The blocks that do not count fully.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let others = self.0.iter().enumerate().filter(|(_, weight)| weight.to_bits() != 1f64.to_bits());
+        let others =
+            self.0.iter().enumerate().filter(|(_, weight)| weight.to_bits() != 1f64.to_bits());
         let parts: Vec<String> =
             others.map(|(place, weight)| format!("{}={weight}", name(place))).collect();
         if parts.is_empty() { f.write_str("ALL=1") } else { f.write_str(&parts.join(",")) }
@@ -239,7 +240,7 @@ mod tests {
             assert_eq!(at(&twenty, block), Some(weight), "{block}");
         }
         let list: Vec<String> = (0..26).map(|number| number.to_string()).collect();
-        assert_eq!(weights(&list.join(",")).0[25], 25.0);
+        assert_eq!(weights(&list.join(",")).0[25].to_bits(), 25f64.to_bits());
     }
 
     #[test]
@@ -264,7 +265,10 @@ mod tests {
             ("IN04=1,0.5", "`0.5` has no `=`"),
         ] {
             let error = text.parse::<BlockWeights>().err().map(|error| error.to_string());
-            assert!(error.as_ref().is_some_and(|error| error.contains(reason)), "{text}: {error:?}");
+            assert!(
+                error.as_ref().is_some_and(|error| error.contains(reason)),
+                "{text}: {error:?}"
+            );
         }
     }
 }

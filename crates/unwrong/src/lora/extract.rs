@@ -261,10 +261,7 @@ impl Extract {
         let layer = LoraLayer {
             network: pair.network,
             name: pair.name.clone(),
-            down: FrozenWeight::from_f32(
-                &factors.down,
-                &[&[rank, pair.shape[1]], kernel].concat(),
-            ),
+            down: FrozenWeight::from_f32(&factors.down, &[&[rank, pair.shape[1]], kernel].concat()),
             up: FrozenWeight::from_f32(
                 &factors.up,
                 &[&[rows, rank], &*vec![1; kernel.len()]].concat(),

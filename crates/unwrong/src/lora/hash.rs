@@ -95,10 +95,7 @@ pub(super) fn noted_hashes(
     let training = metadata.iter().filter(|(key, _)| key.starts_with("ss_"));
     let training = training.map(|(key, value)| (key.clone(), value.clone())).collect();
     let bytes = safetensors_bytes(tensors, &training);
-    [
-        (MODEL_HASH.to_owned(), tensor_hash(&bytes)),
-        (LEGACY_HASH.to_owned(), legacy_hash(&bytes)),
-    ]
+    [(MODEL_HASH.to_owned(), tensor_hash(&bytes)), (LEGACY_HASH.to_owned(), legacy_hash(&bytes))]
 }
 
 /// Of all that follows the header of a safetensors file.

@@ -171,7 +171,8 @@ fn modules(layers: &[LoraLayer]) -> Vec<Modules> {
 fn blocks(layers: &[LoraLayer]) -> Vec<String> {
     let names = layers.iter().filter_map(|layer| block_name(layer.network, &layer.name));
     let mut names: Vec<String> = names.collect();
-    let side = |name: &str| ["BASE", "IN", "MID", "OUT"].iter().position(|side| name.starts_with(side));
+    let side =
+        |name: &str| ["BASE", "IN", "MID", "OUT"].iter().position(|side| name.starts_with(side));
     names.sort_by_cached_key(|name| (side(name), name.clone()));
     names.dedup();
     names

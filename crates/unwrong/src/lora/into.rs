@@ -56,7 +56,8 @@ pub fn merge_into(
     let checkpoint = Checkpoint::open(model)?;
     let (adapters, applied) = attach(&files, &Targets::of(&checkpoint.parts))?;
     let total = checkpoint.files.iter().map(|file| checkpoint.tensors(file).len()).sum();
-    let mut job = Job { checkpoint: &checkpoint, adapters: &adapters, into, progress, total, done: 0 };
+    let mut job =
+        Job { checkpoint: &checkpoint, adapters: &adapters, into, progress, total, done: 0 };
     match checkpoint.files.first() {
         Some(file) if !model.is_dir() => job.write(file, into.output, into.force, loras)?,
         _ => job.write_folder(model, loras)?,
@@ -86,8 +87,7 @@ impl Job<'_> {
         let slots: Vec<TensorSlot> = tensors.iter().map(|tensor| tensor.slot(dtype)).collect();
         let header = safetensors_header(&slots, &metadata(file, loras));
         write_piece_by_piece(output, force, &mut |out: &mut File| {
-            let failed =
-                |source| Error::Io { action: "write", path: output.to_owned(), source };
+            let failed = |source| Error::Io { action: "write", path: output.to_owned(), source };
             out.write_all(&header).map_err(failed)?;
             for tensor in &tensors {
                 out.write_all(&tensor.fused(self.adapters, dtype)?).map_err(failed)?;
@@ -129,10 +129,17 @@ impl Job<'_> {
                 fs::copy(&path, &target).map_err(cannot)?;
             }
         }
-        if output.exists() {
+        let replaces = output.exists();
+        if replaces {
             fs::rename(output, &old).map_err(cannot)?;
         }
-        fs::rename(&folder, output).map_err(cannot)
+        fs::rename(&folder, output).map_err(|error| {
+            // What was there goes with the temporary folder otherwise.
+            if replaces {
+                fs::rename(&old, output).ok();
+            }
+            cannot(error)
+        })
     }
 }
 
@@ -143,9 +150,9 @@ fn metadata(file: &CheckpointFile, loras: &[LoraRequest]) -> Metadata {
     metadata.retain(|key, _| !key.starts_with("sshs_") && key != "modelspec.hash_sha256");
     // Part of a folder says nothing of itself but who reads it.
     if metadata.keys().any(|key| key.starts_with("modelspec.")) {
-        let loras = loras.iter().map(|lora| {
-            LoraRequest { path: file_name(&lora.path), ..lora.clone() }.to_string()
-        });
+        let loras = loras
+            .iter()
+            .map(|lora| LoraRequest { path: file_name(&lora.path), ..lora.clone() }.to_string());
         let title = metadata.get("modelspec.title").cloned();
         let model = title.unwrap_or_else(|| file_name(file.path()));
         let all: Vec<String> = std::iter::once(model).chain(loras).collect();

@@ -48,10 +48,8 @@ struct Weighed<'a> {
 pub fn merge(loras: &[LoraRequest], how: &Merge, title: &str, writing: Writing) -> Result<Made> {
     how.check()?;
     loras.iter().try_for_each(LoraRequest::check)?;
-    let sources: Vec<Source> = loras
-        .iter()
-        .map(|lora| Source::open(Path::new(&lora.path)))
-        .collect::<Result<_>>()?;
+    let sources: Vec<Source> =
+        loras.iter().map(|lora| Source::open(Path::new(&lora.path))).collect::<Result<_>>()?;
     let mut layers: BTreeMap<(Network, &str), Vec<Weighed<'_>>> = BTreeMap::new();
     for (source, lora) in sources.iter().zip(loras) {
         let scales = lora.scales();

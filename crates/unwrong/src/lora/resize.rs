@@ -174,10 +174,7 @@ pub(super) fn check_rank(rank: usize) -> Result<()> {
     if rank > 0 {
         return Ok(());
     }
-    Err(Error::Request {
-        problem: "the rank is 0, expected 1 or more".to_owned(),
-        hint: None,
-    })
+    Err(Error::Request { problem: "the rank is 0, expected 1 or more".to_owned(), hint: None })
 }
 
 /// A layer as one term of a sum.
@@ -206,9 +203,7 @@ mod tests {
     #[test]
     fn ranks_are_those_of_the_script() {
         let values = [8.0, 4.0, 2.0, 1.0, 0.5, 0.0, 0.0, 0.0];
-        let rank = |keep, most| {
-            Resize { rank: most, conv_rank: None, keep }.rank_of(&values, most)
-        };
+        let rank = |keep, most| Resize { rank: most, conv_rank: None, keep }.rank_of(&values, most);
         assert_eq!(rank(Keep::Rank, 3), 3);
         // Above 8 / 5 are 8, 4 and 2; the script counts one more.
         assert_eq!(rank(Keep::Ratio(5.0), 99), 4);

@@ -66,8 +66,7 @@ fn scaled(layer: &LoraLayer, factor: f64, place: ScaleIn) -> Result<LoraLayer> {
         ScaleIn::Alpha => layer.alpha *= factor,
         ScaleIn::Weights => {
             let values = layer.up.values_f32().into_iter();
-            let values: Vec<f32> =
-                values.map(|value| (f64::from(value) * factor) as f32).collect();
+            let values: Vec<f32> = values.map(|value| (f64::from(value) * factor) as f32).collect();
             let dtype = layer.up.dtype();
             layer.up = FrozenWeight::rounded(&values, dtype, layer.up.shape());
             if layer.up.values_f32().iter().any(|value| !value.is_finite()) {
@@ -75,7 +74,11 @@ fn scaled(layer: &LoraLayer, factor: f64, place: ScaleIn) -> Result<LoraLayer> {
             }
         }
     }
-    if (layer.alpha as f32).is_finite() { Ok(layer) } else { Err(too_large(&layer.name, Dtype::F32)) }
+    if (layer.alpha as f32).is_finite() {
+        Ok(layer)
+    } else {
+        Err(too_large(&layer.name, Dtype::F32))
+    }
 }
 
 fn too_large(layer: &str, dtype: Dtype) -> Error {

@@ -107,8 +107,7 @@ pub(super) fn of_whole(matrix: Rows<'_>, keep: &dyn Fn(&[f64]) -> usize) -> Resu
         gram += block.transpose() * &block;
     }
     let eigen = gram.self_adjoint_eigen(Side::Lower).map_err(|_| failed())?;
-    let values: Vec<f64> =
-        (0..short).rev().map(|place| eigen.S()[place].max(0.0).sqrt()).collect();
+    let values: Vec<f64> = (0..short).rev().map(|place| eigen.S()[place].max(0.0).sqrt()).collect();
     let rank = keep(&values).clamp(1, short.max(1));
     let near = Mat::from_fn(short, rank, |row, place| eigen.U()[(row, short - 1 - place)]);
     let mut far = Mat::<f64>::zeros(long, rank);
@@ -133,7 +132,8 @@ fn factors(values: Vec<f64>, u: MatRef<'_, f64>, v: MatRef<'_, f64>) -> Factors 
     let rank = u.ncols();
     let sign = |place: usize| {
         let parts = (0..u.nrows()).map(|row| u[(row, place)]);
-        let greatest = parts.fold(0.0_f64, |most, part| if part.abs() > most.abs() { part } else { most });
+        let greatest =
+            parts.fold(0.0_f64, |most, part| if part.abs() > most.abs() { part } else { most });
         if greatest < 0.0 { -1.0 } else { 1.0 }
     };
     let signs: Vec<f64> = (0..rank).map(sign).collect();
@@ -203,14 +203,15 @@ mod tests {
 
     fn distance(one: &[f32], other: &[f32]) -> f64 {
         let square = |values: &mut dyn Iterator<Item = f64>| values.map(|x| x * x).sum::<f64>();
-        let apart =
-            square(&mut one.iter().zip(other).map(|(a, b)| f64::from(*a) - f64::from(*b)));
+        let apart = square(&mut one.iter().zip(other).map(|(a, b)| f64::from(*a) - f64::from(*b)));
         (apart / square(&mut other.iter().map(|value| f64::from(*value)))).sqrt()
     }
 
     #[test]
     fn a_product_and_the_matrix_that_it_makes_have_the_same_values() {
-        for (rows, columns, ranks) in [(17, 9, [3, 2]), (6, 40, [4, 4]), (5, 4, [4, 3]), (1, 7, [1, 1])] {
+        for (rows, columns, ranks) in
+            [(17, 9, [3, 2]), (6, 40, [4, 4]), (5, 4, [4, 3]), (1, 7, [1, 1])]
+        {
             let terms: Vec<Term> = ranks
                 .iter()
                 .zip([0.5, -2.0])

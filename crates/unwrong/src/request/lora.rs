@@ -78,8 +78,7 @@ impl LoraRequest {
     /// Refuses what can be refused without a file.
     pub(crate) fn check(&self) -> Result<()> {
         check_name("lora", Some(&self.path))?;
-        self.numbers()
-            .try_for_each(|scale| check_range("lora scale", Some(scale), -100.0, 100.0))
+        self.numbers().try_for_each(|scale| check_range("lora scale", Some(scale), -100.0, 100.0))
     }
 
     /// Every number that is given.
@@ -175,7 +174,10 @@ mod tests {
             [lora.scale, scales.unet, scales.text_encoder, scales.text_encoder_2],
             [0.8, -1.0, 0.8, 0.0]
         );
-        assert_eq!(lora.blocks.map(|blocks| blocks.to_string()).as_deref(), Some("BASE=0,OUT05=0.5"));
+        assert_eq!(
+            lora.blocks.map(|blocks| blocks.to_string()).as_deref(),
+            Some("BASE=0,OUT05=0.5")
+        );
         assert_eq!(lora.to_string().parse::<LoraRequest>()?, lora);
         let json = serde_json::to_string(&lora).expect("a request is JSON");
         assert_eq!(serde_json::from_str::<LoraRequest>(&json).ok(), Some(lora));

@@ -129,10 +129,7 @@ fn numbers_out_of_range_are_refused_by_name() {
         ),
         (
             "`lora scale` is inf",
-            GenerateRequest {
-                loras: vec![LoraRequest::new("a", f64::INFINITY)],
-                ..request()
-            },
+            GenerateRequest { loras: vec![LoraRequest::new("a", f64::INFINITY)], ..request() },
         ),
     ];
     for (expected, request) in cases {

@@ -108,7 +108,10 @@ impl CheckpointFile {
     ) -> Option<(Network, SingleLayers)> {
         if let Some(network) = self.network {
             let layers = vec![(name.to_owned(), weight.clone())];
-            return Some((network, SingleLayers { part: network.part(), layers, transposed: false }));
+            return Some((
+                network,
+                SingleLayers { part: network.part(), layers, transposed: false },
+            ));
         }
         let layers = single_layers(name, weight, names)?;
         let network = Network::ALL.into_iter().find(|network| network.part() == layers.part)?;
