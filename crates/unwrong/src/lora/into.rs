@@ -129,10 +129,17 @@ impl Job<'_> {
                 fs::copy(&path, &target).map_err(cannot)?;
             }
         }
-        if output.exists() {
+        let replaces = output.exists();
+        if replaces {
             fs::rename(output, &old).map_err(cannot)?;
         }
-        fs::rename(&folder, output).map_err(cannot)
+        fs::rename(&folder, output).map_err(|error| {
+            // What was there goes with the temporary folder otherwise.
+            if replaces {
+                fs::rename(&old, output).ok();
+            }
+            cannot(error)
+        })
     }
 }
 

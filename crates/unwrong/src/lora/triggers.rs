@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use serde_json::Value;
 
+/// Where kohya's scripts note how often each tag occurs, folder by folder.
+const TAGS: &str = "ss_tag_frequency";
 /// Tags that are shown at most.
 const MOST_TAGS: usize = 10;
 
@@ -30,13 +32,12 @@ pub(super) fn triggers(metadata: &BTreeMap<String, String>) -> Vec<Trigger> {
         let text = metadata.get(key).map(|text| text.trim()).filter(|text| !text.is_empty());
         found.extend(text.map(|text| Trigger { text: text.to_owned(), from: key, captions: None }));
     }
-    const TAGS: &str = "ss_tag_frequency";
     let folders = metadata.get(TAGS).and_then(|text| serde_json::from_str(text).ok());
     let Some(Value::Object(folders)) = folders else { return found };
     let mut tags: BTreeMap<&str, u64> = BTreeMap::new();
     for (folder, counts) in &folders {
         if let Some(text) = instance(folder) {
-            found.push(Trigger { text: text.to_owned(), from: "ss_tag_frequency", captions: None });
+            found.push(Trigger { text: text.to_owned(), from: TAGS, captions: None });
         }
         for (tag, count) in counts.as_object().into_iter().flatten() {
             let sum = tags.entry(tag.trim()).or_default();
