@@ -121,6 +121,11 @@ def by_lycoris(pipe, name, path):
         fill(one.named_parameters(), 100 * number + len(name))
         network.add_module(one.lora_name, one)
         layers.append(lycoris_layer(one))
+        if one.name == "full":
+            # As `apply_to` does: what is saved is the difference to the module's own weight.
+            one.weight.data += one.org_weight
+            if one.bias is not None:
+                one.bias.data += one.org_bias[0]
     network.save_weights(str(path), torch.float16, {"ss_network_module": "lycoris.kohya"})
     return layers
 
@@ -192,8 +197,8 @@ def by_kohya(pipe, source, path):
     for index, encoder in enumerate(encoders):
         places |= {f"lora_te{index + 1}_{name}".replace(".", "_"): module for name, module in encoder.named_modules()}
     for number, one in enumerate(network.unet_loras + network.text_encoder_loras):
+        del one.org_module  # as `apply_to` does: else its weights are filled and saved, too
         fill(one.named_parameters(), 900 + number)
-        del one.org_module  # as `apply_to` does: else its weights are in the file
         network.add_module(one.lora_name, one)
         module = places[one.lora_name]
         up, down = one.lora_up.weight.detach(), one.lora_down.weight.detach()

@@ -1,7 +1,7 @@
 //! Every method of a LoRA file gives the result of the program that wrote it: LyCORIS, PEFT,
 //! kohya's scripts. `parity/make_lora_methods.py` says how the goldens were made.
 
-#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic and print")]
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 mod common;
 mod shared;

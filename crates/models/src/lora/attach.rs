@@ -94,7 +94,9 @@ pub fn attach<S: Into<Scales> + Copy>(
     let mut adapters = Adapters::default();
     for ((network, name), (target, layers)) in effects {
         let mut effect = Effect::new(target);
-        layers.into_iter().for_each(|(layer, scale)| effect.add(layer, scale));
+        for (layer, scale) in layers {
+            effect.add(layer, scale);
+        }
         if let Some(adapter) = effect.finish() {
             *adapters.of_mut(network).entry(name) = adapter;
         }
@@ -203,7 +205,7 @@ fn check_fit(file: &LoraFile, one: &FileLayer, name: &str, target: &Target) -> R
     }
     let found: Vec<String> = keys
         .iter()
-        .filter(|key| !key.ends_with(".alpha"))
+        .filter(|key| !file.shape(key).is_empty())
         .map(|key| format!("`{key}` {:?}", file.shape(key)))
         .collect();
     let reason =

@@ -2,7 +2,7 @@
 //!
 //! | form | difference | from |
 //! |---|---|---|
-//! | low rank | `up · down`, with `mid` between them for a Tucker decomposition | Hu 2021, LoCon |
+//! | low rank | `up · down`, with `mid` between them for a Tucker decomposition | Hu 2021, `LoCon` |
 //! | LoHa | `(w1_a · w1_b) ∘ (w2_a · w2_b)`, element by element | Hyeon-Woo 2022 |
 //! | LoKr | `w1 ⊗ w2`, each whole or a product | Yeh 2024 |
 //! | full | the difference itself | LyCORIS `full`, `norm` |
@@ -220,7 +220,9 @@ impl Change {
         };
         let factor = self.factor() as f32;
         if factor.to_bits() != 1_f32.to_bits() {
-            delta.iter_mut().for_each(|value| *value *= factor);
+            for value in &mut delta {
+                *value *= factor;
+            }
         }
         delta
     }

@@ -121,7 +121,7 @@ impl<'a> Effect<'a> {
         for (row, (values, delta)) in
             dense.chunks_exact_mut(columns).zip(delta.chunks_exact(columns)).enumerate()
         {
-            values.iter_mut().for_each(|value| *value *= kept[row]);
+            multiply(values, kept[row]);
             add_scaled(values, delta, added[row]);
         }
     }
@@ -160,7 +160,7 @@ impl<'a> Effect<'a> {
         if let Some(gain) = &self.gain {
             let columns = values.len() / gain.len().max(1);
             for (row, gain) in values.chunks_exact_mut(columns.max(1)).zip(gain) {
-                row.iter_mut().for_each(|value| *value *= gain);
+                multiply(row, *gain);
             }
         }
         values
@@ -193,7 +193,7 @@ fn stretched(up: &FrozenWeight, factors: &[f32], common: f32) -> FrozenWeight {
     let mut values = up.values_f32();
     let rank = values.len() / factors.len().max(1);
     for (row, factor) in values.chunks_exact_mut(rank.max(1)).zip(factors) {
-        row.iter_mut().for_each(|value| *value *= factor * common);
+        multiply(row, factor * common);
     }
     FrozenWeight::from_f32(&values, up.shape())
 }
@@ -205,6 +205,12 @@ fn norm(values: impl Iterator<Item = f32>) -> f32 {
 
 fn add_scaled(sum: &mut [f32], values: &[f32], scale: f32) {
     sum.iter_mut().zip(values).for_each(|(sum, value)| *sum += scale * value);
+}
+
+fn multiply(values: &mut [f32], factor: f32) {
+    for value in values {
+        *value *= factor;
+    }
 }
 
 fn reshaped(weight: &FrozenWeight, shape: &[usize]) -> FrozenWeight {

@@ -163,9 +163,10 @@ impl Unet {
         // Computed once per prompt: there is no time to win.
         let run = &run.exact();
         let mut prepared = self.prepare_sizes(run, prompt_embeds, pooled_embeds, time_ids)?;
-        let prompts = match keys_have_bias(run) {
-            true => Prompts::all(prompt_embeds)?,
-            false => Prompts::new(prompt_embeds)?,
+        let prompts = if keys_have_bias(run) {
+            Prompts::all(prompt_embeds)?
+        } else {
+            Prompts::new(prompt_embeds)?
         };
         for block in &self.down_blocks {
             block.prepare(run, &prompts, &mut prepared)?;
