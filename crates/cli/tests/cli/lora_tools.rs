@@ -82,7 +82,8 @@ fn half_the_lora_is_the_lora_at_half_its_scale() {
 fn blocks_weigh_the_same_in_a_file_and_in_a_request() {
     let folder = tempfile::tempdir().unwrap();
     let line = ["--weights", "IN=0,OUT=0.5", "-o", "blocks.safetensors"];
-    let line = [&["blocks", &demo_lora()], &line[..]].concat();
+    let source = demo_lora();
+    let line = [&["blocks", source.as_str()], &line[..]].concat();
     let stderr = lora(folder.path(), &line).done().stderr;
     assert!(stderr.contains("have weight 0 and are left out"), "{stderr}");
     let with = |more: &str| format!("{}{more}", demo_lora());

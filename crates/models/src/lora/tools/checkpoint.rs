@@ -193,3 +193,47 @@ fn lost(values: &[f32], rounded: &FrozenWeight) -> Option<f32> {
     let mut pairs = values.iter().zip(kept);
     pairs.find(|(value, kept)| value.is_finite() && !kept.is_finite()).map(|(value, _)| *value)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lora::LowRank;
+
+    /// A tensor of a single file with `10 · (row + 1)` added to each row of one of its layers.
+    fn fused(name: &str, shape: &[usize], layer: &str, rows: usize) -> Result<Vec<f32>> {
+        let values: Vec<f32> = (0..shape.iter().product()).map(|i: usize| i as f32).collect();
+        let weight = FrozenWeight::from_f32(&values, shape);
+        let layers = single_layers(name, &weight, &BlockNames::unet(4, 2)).expect("it has layers");
+        let network = Network::TextEncoder2;
+        assert_eq!(layers.part, network.part());
+        let up: Vec<f32> = (0..rows).map(|row| 10.0 * (row as f32 + 1.0)).collect();
+        let mut adapters = Adapters::default();
+        adapters.of_mut(network).entry(layer).low_rank.push(LowRank {
+            down: FrozenWeight::from_f32(&[1.0, 1.0], &[1, 2]),
+            up: FrozenWeight::from_f32(&up, &[rows, 1]),
+            scale: 1.0,
+        });
+        let (layers, bytes) = (Some((network, layers)), weight.bytes());
+        let tensor = RawTensor { name, dtype: "F32", shape, bytes, layers, weight: Some(&weight) };
+        let bytes = tensor.fused(&adapters, None)?;
+        let (values, _) = bytes.as_chunks::<4>();
+        Ok(values.iter().map(|value| f32::from_le_bytes(*value)).collect())
+    }
+
+    #[test]
+    fn the_key_of_a_fused_projection_is_its_second_third() -> Result<()> {
+        let name = "conditioner.embedders.1.model.transformer.resblocks.3.attn.in_proj_weight";
+        let layer = "text_model.encoder.layers.3.self_attn.k_proj";
+        let expected = [0.0, 1.0, 2.0, 3.0, 14.0, 15.0, 26.0, 27.0, 8.0, 9.0, 10.0, 11.0];
+        assert_eq!(fused(name, &[6, 2], layer, 2)?, expected);
+        Ok(())
+    }
+
+    #[test]
+    fn a_projection_that_lies_transposed_stays_so() -> Result<()> {
+        let name = "conditioner.embedders.1.model.text_projection";
+        let values = fused(name, &[2, 3], "text_projection", 3)?;
+        assert_eq!(values, [10.0, 21.0, 32.0, 13.0, 24.0, 35.0]);
+        Ok(())
+    }
+}
