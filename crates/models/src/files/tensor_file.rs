@@ -99,7 +99,8 @@ impl TensorFile {
         &self.bytes
     }
 
-    /// All tensors in the order of the file: key, number format, shape and bytes.
+    /// All tensors, key, number format, shape and bytes: in the order of the file, or of their
+    /// names where some are copies and lie in no file.
     pub(crate) fn in_order(&self) -> Vec<(&str, &str, &[usize], &[u8])> {
         let weights = self.contents.weights.iter().map(|(name, weight)| {
             (name.as_str(), weight.dtype().name(), weight.shape(), weight.bytes())
@@ -108,7 +109,12 @@ impl TensorFile {
             (name.as_str(), other.dtype.as_str(), &*other.shape, &other.bytes[other.range.clone()])
         });
         let mut tensors: Vec<_> = weights.chain(others).collect();
-        tensors.sort_by_key(|(.., bytes)| bytes.as_ptr());
+        let file = self.bytes.as_ptr_range();
+        if tensors.iter().all(|(.., bytes)| file.contains(&bytes.as_ptr())) {
+            tensors.sort_by_key(|(.., bytes)| bytes.as_ptr());
+        } else {
+            tensors.sort_by_key(|(name, ..)| *name);
+        }
         tensors
     }
 

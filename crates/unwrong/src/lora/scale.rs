@@ -68,9 +68,10 @@ fn scaled(layer: &LoraLayer, factor: f64, place: ScaleIn) -> Result<LoraLayer> {
         let values = weight.values_f32().into_iter();
         let values: Vec<f32> = values.map(|value| (f64::from(value) * factor) as f32).collect();
         let rounded = FrozenWeight::rounded(&values, weight.dtype(), weight.shape());
-        match rounded.values_f32().iter().all(|value| value.is_finite()) {
-            true => Ok(rounded),
-            false => Err(too_large(&layer.name, weight.dtype())),
+        if rounded.values_f32().iter().all(|value| value.is_finite()) {
+            Ok(rounded)
+        } else {
+            Err(too_large(&layer.name, weight.dtype()))
         }
     };
     let bias = layer.bias.as_ref().map(times).transpose()?;

@@ -35,13 +35,11 @@ pub(super) fn take_apart(layers: &[Scaled<'_>], keep: &dyn Fn(&[f64]) -> usize) 
         .iter()
         .map(|(layer, scale)| Some(term(plain(layer)?, scale * layer.factor())))
         .collect();
-    match terms {
-        Some(terms) => svd::of_product(&terms, keep),
-        None => {
-            let columns = layers.first().map_or(0, |(layer, _)| layer.change.dims().1);
-            svd::of_whole(Rows { values: &total(layers)?, columns }, keep)
-        }
+    if let Some(terms) = terms {
+        return svd::of_product(&terms, keep);
     }
+    let columns = layers.first().map_or(0, |(layer, _)| layer.change.dims().1);
+    svd::of_whole(Rows { values: &total(layers)?, columns }, keep)
 }
 
 /// The whole sum of layers of the same size, row by row.

@@ -170,10 +170,8 @@ mod tests {
         let lora: LoraRequest = text.parse()?;
         let scales = lora.scales();
         assert_eq!(lora.path, "C:\\a.safetensors");
-        assert_eq!(
-            [lora.scale, scales.unet, scales.text_encoder, scales.text_encoder_2],
-            [0.8, -1.0, 0.8, 0.0]
-        );
+        let all = [lora.scale, scales.unet, scales.text_encoder, scales.text_encoder_2];
+        assert_eq!(all.map(f64::to_bits), [0.8, -1.0, 0.8, 0.0].map(f64::to_bits));
         assert_eq!(
             lora.blocks.map(|blocks| blocks.to_string()).as_deref(),
             Some("BASE=0,OUT05=0.5")
