@@ -138,8 +138,9 @@ def lycoris_layer(one):
     if one.name == "full":
         bias = None if one.bias is None else one.bias.clone()
         return Layer(module, one.weight.clone(), bias=bias)
-    if one.name == "kron":
-        # Its `get_diff_weight` multiplies with the factor twice; training and everybody else do once.
+    if hasattr(one, "get_weight"):
+        # Of LoHa and LoKr: their `get_diff_weight` multiplies with the factor a second time, which neither their
+        # own `forward` does nor anybody else.
         delta = one.get_weight(module.weight.shape)
     else:
         delta = one.get_diff_weight(1.0, module.weight.shape)[0]

@@ -59,7 +59,7 @@ fn assert_near(found: f32, expected: f32) {
     assert!((found - expected).abs() < 1e-6, "{found} {expected}");
 }
 
-/// diffusers#14005: they became `conv.in…` and were dropped.
+/// diffusers: they became `conv.in…` and were dropped.
 #[test]
 fn kohyas_names_of_the_ends_and_the_time_embedding_are_found() {
     let mut made = Made::new();
@@ -77,7 +77,7 @@ fn kohyas_names_of_the_ends_and_the_time_embedding_are_found() {
     assert!(layers.iter().all(|(_, name, _)| adapters.unet.get(name).is_some()));
 }
 
-/// diffusers#3910: "Network alpha is not consistent".
+/// diffusers: "Network alpha is not consistent".
 #[test]
 fn alphas_of_94_and_123_in_one_file_each_count_for_their_layer() {
     let mut made = Made::new();
@@ -91,7 +91,7 @@ fn alphas_of_94_and_123_in_one_file_each_count_for_their_layer() {
     assert_near(scale_of(&TO_Q.replace("to_q", "to_k")), 41.0);
 }
 
-/// diffusers#4302: "Module … is not a LoRACompatible".
+/// diffusers: "Module … is not a `LoRACompatible`".
 #[test]
 fn a_file_that_also_changes_convolutions_and_feed_forward_is_applied_whole() {
     let (adapters, applied) = attach(&[(golden("lora-sgm-everything"), 1.0)], &targets()).unwrap();
@@ -101,7 +101,7 @@ fn a_file_that_also_changes_convolutions_and_feed_forward_is_applied_whole() {
     }
 }
 
-/// diffusers#4484: the second of two files turned the picture to grey mush.
+/// diffusers: the second of two files turned the picture to grey mush.
 #[test]
 fn alphas_of_both_text_encoders_count_in_two_files_at_once() {
     let file = |alpha: f32| {
@@ -121,7 +121,7 @@ fn alphas_of_both_text_encoders_count_in_two_files_at_once() {
     }
 }
 
-/// diffusers#4529, #4584, #7133: `[768, 4]` met `[1280, 4]`. stable-diffusion.cpp#213: the keys
+/// diffusers: `[768, 4]` met `[1280, 4]`. stable-diffusion.cpp: the keys
 /// of the second encoder were unused.
 #[test]
 fn both_text_encoders_in_one_file_each_get_their_own() {
@@ -144,7 +144,7 @@ fn keys(bytes: Vec<u8>) -> Vec<String> {
     file.names().map(str::to_owned).collect()
 }
 
-/// diffusers#4453, A1111#12276: nobody else read the file of the 2023 script.
+/// diffusers and A1111: nobody else read the file of the 2023 script.
 #[test]
 fn the_file_of_the_2023_script_becomes_the_keys_that_a1111_reads() {
     let stem = "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn1.processor";
@@ -174,7 +174,7 @@ fn the_file_of_the_2023_script_becomes_the_keys_that_a1111_reads() {
     assert_eq!(layers[0].name, TO_Q);
 }
 
-/// diffusers#6894: the converted file had no effect.
+/// diffusers: the converted file had no effect.
 #[test]
 fn peft_to_kohya_to_diffusers_leaves_every_difference_equal() {
     let layers = golden("lora-peft-text").to_layers().unwrap();
@@ -191,7 +191,7 @@ fn peft_to_kohya_to_diffusers_leaves_every_difference_equal() {
     }
 }
 
-/// stable-diffusion.cpp#242: the alphas of SDXL-Lightning were skipped, and all was noise.
+/// stable-diffusion.cpp: the alphas of SDXL-Lightning were skipped, and all was noise.
 #[test]
 fn an_alpha_divides_by_the_rank_and_a_missing_one_is_the_rank() {
     for (alpha, expected) in [(Some(8.0), 0.125), (None, 1.0), (Some(64.0), 1.0)] {
@@ -202,7 +202,7 @@ fn an_alpha_divides_by_the_rank_and_a_missing_one_is_the_rank() {
     }
 }
 
-/// ComfyUI#3060: `<module>.dora_scale` was no key that it knew. The factors come out as written
+/// ComfyUI: `<module>.dora_scale` was no key that it knew. The factors come out as written
 /// down: lengths of `W + D` against the ones asked for.
 #[test]
 fn dora_gives_every_row_of_the_changed_weight_its_length() {
@@ -230,7 +230,7 @@ fn dora_gives_every_row_of_the_changed_weight_its_length() {
     }
 }
 
-/// diffusers#7157, #6382: `latent-consistency/lcm-lora-sdxl` had unexpected keys.
+/// diffusers: `latent-consistency/lcm-lora-sdxl` had unexpected keys.
 #[test]
 fn resnets_their_time_projection_and_downsamplers_are_applied() {
     let mut made = Made::new();
@@ -247,7 +247,7 @@ fn resnets_their_time_projection_and_downsamplers_are_applied() {
     assert_eq!((applied[0].applied, applied[0].total, adapters.unet.len()), (12, 12, 4));
 }
 
-/// diffusers#3960, Fooocus#3399, kohya#921, a1111-sd-webui-lycoris#52: `HeaderTooLarge`.
+/// diffusers, Fooocus, kohya, a1111-sd-webui-lycoris: `HeaderTooLarge`.
 #[test]
 fn what_is_no_safetensors_file_is_said_to_be_what_it_is() {
     let said = |bytes: &[u8]| {
@@ -266,10 +266,13 @@ fn what_is_no_safetensors_file_is_said_to_be_what_it_is() {
     assert!(cut.contains(&format!("{have} bytes, its header asks for {need}")), "{cut}");
 }
 
+/// Endings of keys, with shapes.
+type Tensors = [(&'static str, &'static [usize])];
+
 #[test]
 fn layers_of_lycoris_that_are_damaged_are_refused_with_their_key() {
     let (conv, linear) = ("lora_unet_conv_in", "lora_unet_mid_block_attentions_0_proj_in");
-    let cases: [(&str, &[(&str, &[usize])]); 8] = [
+    let cases: [(&str, &Tensors); 8] = [
         (conv, &[("hada_w1_a", &[32, 2]), ("hada_w1_b", &[2, 36]), ("hada_w2_a", &[32, 2])]),
         (conv, &[("lokr_w1", &[4, 4])]),
         (conv, &[("lokr_w1", &[4, 4]), ("lokr_w2", &[8, 9]), ("lokr_w2_a", &[8, 1])]),

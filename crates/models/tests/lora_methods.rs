@@ -23,7 +23,7 @@ use unwrong_models::unet::Unet;
 /// Of the largest value, on weights in f32.
 const EXACT: f64 = 1e-4;
 /// The same where weights that were replaced are rounded to the model's f16.
-const ROUNDED: f64 = 1e-2;
+const ROUNDED: f64 = 1e-3;
 
 fn parts() -> ModelParts {
     ModelParts::open_folder(&demo("base")).unwrap()

@@ -149,8 +149,10 @@ fn merging_one_file_with_itself_changes_no_bit_of_its_matrices() {
     let source = LoraFile::open(&golden("a")).unwrap().to_layers().unwrap();
     let twice = LoraFile::parse(&made.bytes, "twice").unwrap().to_layers().unwrap();
     for (one, two) in source.iter().zip(&twice) {
-        assert_eq!(two.down.bytes(), [one.down.bytes(), one.down.bytes()].concat(), "{}", one.name);
-        assert_eq!((two.up.dtype(), two.rank()), (one.up.dtype(), 2 * one.rank()));
+        let (first, second) = (one.as_pair().unwrap(), two.as_pair().unwrap());
+        let down = first.down.bytes();
+        assert_eq!(second.down.bytes(), [down, down].concat(), "{}", one.name);
+        assert_eq!((second.up.dtype(), two.rank()), (first.up.dtype(), 2 * one.rank()));
         assert!((two.factor() - 0.5 * one.factor()).abs() < 1e-7);
     }
 }

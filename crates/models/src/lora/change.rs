@@ -10,8 +10,8 @@
 //! All but the last count `alpha / rank` times. LoKr's rank is that of its second factor if
 //! that is a product, else of its first; where both are whole, alpha does not count. Formulas:
 //! LyCORIS 4.1.3 `functional/{locon,loha,lokr}.py` and ComfyUI `comfy/weight_adapter`, which
-//! agree (LyCORIS' `LokrModule.get_diff_weight` multiplies with the factor twice; ComfyUI and
-//! A1111 once, as here).
+//! agree (but that LyCORIS' `get_diff_weight` of LoHa and LoKr multiplies with the factor twice;
+//! its training, ComfyUI and A1111 once, as here).
 
 use crate::files::FrozenWeight;
 use crate::lora::matrix::{product, through, transposed};
