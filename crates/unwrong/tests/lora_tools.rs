@@ -66,11 +66,10 @@ fn squares(values: &[f64], columns: usize) -> Vec<f64> {
                 for row in &mut gram {
                     (row[p], row[q]) = (cos * row[p] - sin * row[q], sin * row[p] + cos * row[q]);
                 }
-                for place in 0..size {
-                    let (one, other) = (gram[p][place], gram[q][place]);
-                    gram[p][place] = cos * one - sin * other;
-                    gram[q][place] = sin * one + cos * other;
-                }
+                let (one, other) = (gram[p].clone(), gram[q].clone());
+                let pairs = || one.iter().zip(&other);
+                gram[p] = pairs().map(|(one, other)| cos * one - sin * other).collect();
+                gram[q] = pairs().map(|(one, other)| sin * one + cos * other).collect();
             }
         }
     }
