@@ -32,7 +32,9 @@ impl Adapter {
         }
         if let Some(gain) = &self.gain {
             for (row, gain) in weight.chunks_exact_mut(width).zip(gain.values_f32()) {
-                row.iter_mut().for_each(|weight| *weight *= gain);
+                for weight in row {
+                    *weight *= gain;
+                }
             }
         }
     }
