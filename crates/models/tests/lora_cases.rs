@@ -272,7 +272,18 @@ type Tensors = [(&'static str, &'static [usize])];
 #[test]
 fn layers_of_lycoris_that_are_damaged_are_refused_with_their_key() {
     let (conv, linear) = ("lora_unet_conv_in", "lora_unet_mid_block_attentions_0_proj_in");
-    let cases: [(&str, &Tensors); 8] = [
+    let cases: [(&str, &Tensors); 11] = [
+        (conv, &[("lokr_w1", &[400, 400]), ("lokr_w2", &[400, 400])]),
+        (linear, &[("lokr_w1", &[0, 4]), ("lokr_w2", &[8, 9])]),
+        (
+            linear,
+            &[
+                ("hada_w1_a", &[128, 2, 3, 3]),
+                ("hada_w1_b", &[2, 128]),
+                ("hada_w2_a", &[128, 2]),
+                ("hada_w2_b", &[2, 128]),
+            ],
+        ),
         (conv, &[("hada_w1_a", &[32, 2]), ("hada_w1_b", &[2, 36]), ("hada_w2_a", &[32, 2])]),
         (conv, &[("lokr_w1", &[4, 4])]),
         (conv, &[("lokr_w1", &[4, 4]), ("lokr_w2", &[8, 9]), ("lokr_w2_a", &[8, 1])]),

@@ -12,6 +12,10 @@ use crate::lora::metadata::PeftMetadata;
 /// The keys of a layer's tensors, by what they are to it.
 pub(super) type Parts<'a> = BTreeMap<Role, &'a str>;
 
+/// Numbers in a weight: four times those of SDXL's largest. What a short file multiplies out to is
+/// no larger.
+const MOST_NUMBERS: usize = 1 << 27;
+
 const DAMAGED: &str = "the file may be damaged: get it again";
 
 /// Reads one layer; `None` if it is an alpha and nothing else.
@@ -29,6 +33,13 @@ pub(super) fn read_layer(
     let told = reader.alpha()?;
     let alpha = |rank: usize| told.unwrap_or_else(|| metadata.alpha(network, &name, rank));
     let change = reader.change(alpha)?;
+    let (rows, columns) = change.dims();
+    if rows.checked_mul(columns).is_none_or(|count| count > MOST_NUMBERS) {
+        let key = parts.values().next().copied().unwrap_or_default();
+        let reason =
+            format!("the layer of `{key}` is {rows} by {columns}, larger than any of SDXL");
+        return Err(refuse(file, reason, None));
+    }
     let magnitude = reader.magnitude(&change)?;
     let bias = reader.bias(&change)?;
     Ok(Some(LoraLayer { network, name, change, magnitude, bias }))
@@ -86,7 +97,7 @@ impl Reader<'_> {
         let (down, up) = (self.need(Role::Down, &[2, 4])?, self.need(Role::Up, &[2, 4])?);
         let mid = self.get(Role::Mid, &[4])?;
         let rank = down.shape()[0];
-        if rank == 0 || up.shape()[1] != rank {
+        if up.shape()[1] != rank {
             return Err(self.misfit(Role::Down, Role::Up));
         }
         let sides_of_one =
@@ -121,13 +132,13 @@ impl Reader<'_> {
     fn product(&self, a: Role, b: Role, kernel: Role) -> Result<Factor> {
         let kernel_of = self.get(kernel, &[4])?;
         let (one, other) = (self.need(a, &[2, 4])?, self.need(b, &[2, 4])?);
-        let (rank, fits) = match &kernel_of {
-            None => (one.shape()[1], one.shape()[1] == other.shape()[0]),
+        let fits = match &kernel_of {
+            None => one.shape()[1] == other.shape()[0],
             Some(kernel) => {
-                (one.shape()[0], kernel.shape()[..2] == [one.shape()[0], other.shape()[0]])
+                sides_of_one(&other) && kernel.shape()[..2] == [one.shape()[0], other.shape()[0]]
             }
         };
-        if rank == 0 || !fits || other.shape()[0] == 0 {
+        if !fits || !sides_of_one(&one) {
             return Err(self.misfit(a, b));
         }
         Ok(match kernel_of {
@@ -218,6 +229,10 @@ impl Reader<'_> {
             let reason = format!("`{key}` has shape {:?}, which is not {what}", weight.shape());
             return Err(self.refuse(&reason, None));
         }
+        if weight.count() == 0 {
+            let reason = format!("`{key}` has shape {:?}: it is empty", weight.shape());
+            return Err(self.refuse(&reason, Some(DAMAGED)));
+        }
         if let Some(index) = first_not_finite(weight) {
             let reason = format!("`{key}` holds a value that is no finite number (at {index})");
             let hint = "its training failed: use another checkpoint of it";
@@ -241,6 +256,11 @@ impl Reader<'_> {
     fn refuse(&self, reason: &str, hint: Option<&str>) -> Error {
         refuse(self.file, reason, hint)
     }
+}
+
+/// A kernel of one position.
+fn sides_of_one(weight: &FrozenWeight) -> bool {
+    weight.shape()[2..].iter().all(|side| *side == 1)
 }
 
 /// All bits of the exponent set: infinity or no number at all.
