@@ -103,9 +103,17 @@ fn the_wrong_lora_changes_the_full_size_base_as_in_diffusers_whatever_its_form()
     let targets = Targets::of(&parts);
     let opened = WRONG_LORAS.map(|(name, tensors)| {
         let (adapters, seconds) = attach_wrong_lora(name, tensors, &targets);
-        println!("{name}: applied {tensors} of {tensors}, opened and attached in {seconds:.3} s");
+        println!("{name}: applied {tensors} of {tensors}, opened and attached in {seconds:.4} s");
         adapters
     });
+    let file = LoraFile::open(&folder().join("wrong-lora").join(WRONG_LORAS[0].0)).unwrap();
+    let rescaled = (0..3).map(|round| {
+        let started = Instant::now();
+        let (adapters, _) = attach(&[(file.clone(), 0.5 + f64::from(round))], &targets).unwrap();
+        assert_eq!(adapters.unet.len(), 560);
+        started.elapsed().as_secs_f64()
+    });
+    println!("another scale: {:.4} s", rescaled.fold(f64::INFINITY, f64::min));
     for other in &opened[1..] {
         assert_eq!(other.unet.len(), 560);
         for (layer, adapter) in opened[0].unet.iter() {

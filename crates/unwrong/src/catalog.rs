@@ -1,12 +1,14 @@
 //! Where models are found: built-in ones by name, all others by path.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use unwrong_models::files::{EmbeddedFiles, Folder, ModelDefaults, ModelParts, VaeParts, Weights};
-use unwrong_models::lora::{LoraFile, Scales};
+use unwrong_models::lora::Scales;
 
 use crate::error::{Error, Result};
 use crate::identity::file_name;
+use crate::lora_files::{LoraFiles, OpenLora};
 use crate::prompt_loras::PromptLora;
 use crate::request::{GenerateRequest, WRONG};
 
@@ -38,7 +40,7 @@ enum Place {
 /// A LoRA file with what it is called and how strongly it is applied.
 pub(crate) struct NamedLora {
     pub(crate) name: String,
-    pub(crate) file: LoraFile,
+    pub(crate) open: Arc<OpenLora>,
     pub(crate) scales: Scales,
 }
 
@@ -53,6 +55,7 @@ pub(crate) struct Opened {
     pub(crate) defaults: ModelDefaults,
     /// Folders in which the wrong-LoRA may lie, nearest first.
     beside: Vec<Folder>,
+    lora_files: LoraFiles,
 }
 
 impl Catalog {
@@ -115,7 +118,8 @@ impl Catalog {
         }
         beside.extend(bundle);
         let (name, defaults) = (file_name(name), base.defaults.clone());
-        Ok(Opened { name, base, refiner, vae, defaults, beside })
+        let lora_files = LoraFiles::default();
+        Ok(Opened { name, base, refiner, vae, defaults, beside, lora_files })
     }
 
     /// The folder that holds `base` and `refiner`, when the name means one.
@@ -191,12 +195,12 @@ impl Opened {
                 loras.push(self.wrong_lora(None, lora.scales())?);
                 continue;
             }
-            let file = LoraFile::open(Path::new(&lora.path))?;
-            loras.push(NamedLora { name: file_name(&lora.path), file, scales: lora.scales() });
+            let open = self.lora_files.open(Path::new(&lora.path))?;
+            loras.push(NamedLora { name: file_name(&lora.path), open, scales: lora.scales() });
         }
         for PromptLora { path, scales } in in_prompt {
-            let (file, scales) = (LoraFile::open(path)?, *scales);
-            loras.push(NamedLora { name: file_name(&path.display().to_string()), file, scales });
+            let (open, scales) = (self.lora_files.open(path)?, *scales);
+            loras.push(NamedLora { name: file_name(&path.display().to_string()), open, scales });
         }
         if let Some(scale) = request.wrong {
             loras.push(self.wrong_lora(request.wrong_lora.as_deref(), scale.into())?);
@@ -206,16 +210,16 @@ impl Opened {
 
     fn wrong_lora(&self, named: Option<&str>, scales: Scales) -> Result<NamedLora> {
         if let Some(path) = named {
-            let file = LoraFile::open(Path::new(path))?;
-            return Ok(NamedLora { name: file_name(path), file, scales });
+            let open = self.lora_files.open(Path::new(path))?;
+            return Ok(NamedLora { name: file_name(path), open, scales });
         }
         let name = self.defaults.wrong_lora.as_deref().unwrap_or(WRONG_LORA);
         // The config may point from `base` to the folder above it.
         let name = name.strip_prefix("../").unwrap_or(name);
         match self.beside.iter().find(|folder| folder.exists(name)) {
             Some(folder) => {
-                let file = LoraFile::open_in(folder, name)?;
-                Ok(NamedLora { name: file_name(name), file, scales })
+                let open = self.lora_files.open_in(folder, name)?;
+                Ok(NamedLora { name: file_name(name), open, scales })
             }
             None => Err(Error::Request {
                 problem: format!("`{}` has no wrong-LoRA: `{name}` is not beside it", self.name),

@@ -119,12 +119,11 @@ impl Identity {
 
 /// Name, hash and scales of a LoRA file.
 pub(crate) fn identify_lora(lora: &NamedLora) -> EmbeddedLora {
-    let sha256 = hex(&Sha256::digest(&**lora.file.bytes()));
     let Scales { unet, text_encoder, text_encoder_2, blocks } = lora.scales;
     let other = |scale: f64| (scale.to_bits() != unet.to_bits()).then_some(scale);
     EmbeddedLora {
         name: lora.name.clone(),
-        sha256,
+        sha256: lora.open.sha256.clone(),
         scale: unet,
         text_encoder: other(text_encoder),
         text_encoder_2: other(text_encoder_2),

@@ -25,6 +25,7 @@ pub mod generate;
 mod identity;
 pub mod lock;
 pub mod lora;
+mod lora_files;
 pub mod memory;
 pub mod noise;
 pub mod picture;

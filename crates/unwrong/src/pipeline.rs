@@ -257,7 +257,8 @@ impl Pipeline {
         self.sets.get_or_make(key.clone(), || {
             let loras = self.opened.loras(request, &key.in_prompt)?;
             let embedded = loras.iter().map(identify_lora).collect();
-            let files: Vec<_> = loras.into_iter().map(|lora| (lora.file, lora.scales)).collect();
+            let files: Vec<_> =
+                loras.iter().map(|lora| (lora.open.file.clone(), lora.scales)).collect();
             let (adapters, applied) = unwrong_models::lora::attach(&files, &self.targets)?;
             Ok(Arc::new(AdapterSet { key, adapters, applied, embedded }))
         })
