@@ -22,8 +22,8 @@ pub enum ScaleIn {
 pub fn scale(path: &Path, factor: f64, place: ScaleIn, writing: Writing) -> Result<Made> {
     check(factor)?;
     let source = Source::open(path)?;
-    let layers: Vec<LoraLayer> =
-        source.layers.iter().map(|layer| scaled(layer, factor, place)).collect::<Result<_>>()?;
+    let layers = source.layers.iter().map(|layer| scaled(&before(layer, writing), factor, place));
+    let layers: Vec<LoraLayer> = layers.collect::<Result<_>>()?;
     let mut metadata = source.metadata();
     note_alpha(&mut metadata, &layers);
     comment(&mut metadata, &format!("scaled by {factor}"));
@@ -37,7 +37,7 @@ pub fn blocks(path: &Path, weights: &BlockWeights, writing: Writing) -> Result<M
     for layer in &source.layers {
         let weight = weights.of(layer.network, &layer.name);
         if weight != 0.0 {
-            layers.push(scaled(layer, weight, ScaleIn::Alpha)?);
+            layers.push(scaled(&before(layer, writing), weight, ScaleIn::Alpha)?);
         }
     }
     let mut metadata = source.metadata();
@@ -61,9 +61,16 @@ fn check(factor: f64) -> Result<()> {
     })
 }
 
+/// As it was, or in f32 where it will be rounded to a dtype afterwards.
+fn before(layer: &LoraLayer, writing: Writing) -> LoraLayer {
+    if writing.dtype.is_some() { layer.widened() } else { layer.clone() }
+}
+
 fn scaled(layer: &LoraLayer, factor: f64, place: ScaleIn) -> Result<LoraLayer> {
+    if factor.to_bits() == 1f64.to_bits() {
+        return Ok(layer.clone());
+    }
     check_summable(layer, "scaled")?;
-    let mut layer = layer.clone();
     let times = |weight: &FrozenWeight| {
         let values = weight.values_f32().into_iter();
         let values: Vec<f32> = values.map(|value| (f64::from(value) * factor) as f32).collect();
@@ -74,37 +81,40 @@ fn scaled(layer: &LoraLayer, factor: f64, place: ScaleIn) -> Result<LoraLayer> {
             Err(too_large(&layer.name, weight.dtype()))
         }
     };
-    let bias = layer.bias.as_ref().map(times).transpose()?;
-    let one_of = |factor: &Factor| {
-        Ok::<_, Error>(match factor {
-            Factor::Whole(weight) => Factor::Whole(times(weight)?),
-            Factor::Product { a, b } => Factor::Product { a: times(a)?, b: b.clone() },
-            Factor::Tucker { kernel, a, b } => {
-                Factor::Tucker { kernel: kernel.clone(), a: times(a)?, b: b.clone() }
-            }
-        })
-    };
     let mut change = layer.change.clone();
-    let in_alpha = place == ScaleIn::Alpha && change.factor_counts();
     match &mut change {
-        Change::Nothing => {}
-        Change::Full(weight) | Change::Norm(weight) => *weight = times(weight)?,
         Change::LowRank(Pair { alpha, .. })
         | Change::LoHa { alpha, .. }
         | Change::LoKr { alpha, .. }
-            if in_alpha =>
+            if place == ScaleIn::Alpha && layer.change.factor_counts() =>
         {
             *alpha *= factor;
         }
-        Change::LowRank(Pair { up, .. }) => *up = times(up)?,
-        Change::LoHa { first, .. } | Change::LoKr { first, .. } => *first = one_of(first)?,
+        change => in_weights(change, &times)?,
     }
     if change.alpha().is_some_and(|alpha| !(alpha as f32).is_finite()) {
         return Err(too_large(&layer.name, Dtype::F32));
     }
-    layer.change = change;
-    layer.bias = bias;
-    Ok(layer)
+    let bias = layer.bias.as_ref().map(times).transpose()?;
+    Ok(LoraLayer { change, bias, ..layer.clone() })
+}
+
+/// Multiplies the one tensor of a change on which its size depends.
+fn in_weights(
+    change: &mut Change,
+    times: &dyn Fn(&FrozenWeight) -> Result<FrozenWeight>,
+) -> Result<()> {
+    let weight = match change {
+        Change::Nothing => return Ok(()),
+        Change::Full(weight) | Change::Norm(weight) => weight,
+        Change::LowRank(Pair { up, .. }) => up,
+        Change::LoHa { first, .. } | Change::LoKr { first, .. } => match first {
+            Factor::Whole(weight) => weight,
+            Factor::Product { a, .. } | Factor::Tucker { a, .. } => a,
+        },
+    };
+    *weight = times(weight)?;
+    Ok(())
 }
 
 fn too_large(layer: &str, dtype: Dtype) -> Error {
