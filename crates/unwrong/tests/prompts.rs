@@ -153,9 +153,16 @@ fn compel_joins_and_blends() {
     let blended = embeds("(\"a cat\", \"a boat\").blend(3, 1)");
     let mixed = ((cat * 0.75).unwrap() + (boat * 0.25).unwrap()).unwrap();
     assert!(difference(&values(&blended), &values(&mixed)) < 1e-5);
-    // The negative prompt is filled up to the same length.
-    let pair = told(&pipeline, "(\"a cat\", \"a boat\").and()", Syntax::Compel);
-    assert_eq!(pair.negative.prompt_embeds.dims(), pair.positive.prompt_embeds.dims());
+    // A negative prompt is filled up to the same length with what an empty one is.
+    let request = GenerateRequest {
+        negative_prompt: Some("blurry".to_owned()),
+        ..request("(\"a cat\", \"a boat\").and()", Syntax::Compel)
+    };
+    let pair = pipeline.condition(&request, Part::Base).unwrap();
+    let negative = pair.negative.prompt_embeds;
+    assert_eq!(negative.dim(1).unwrap(), 154);
+    assert_eq!(values(&negative.narrow(1, 0, 77).unwrap()), values(&embeds("blurry")));
+    assert_eq!(values(&negative.narrow(1, 77, 77).unwrap()), values(&embeds("")));
 }
 
 #[test]
