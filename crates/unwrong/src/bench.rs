@@ -16,6 +16,7 @@ use crate::error::{Error, Result};
 use crate::memory;
 use crate::noise::Noise;
 use crate::pipeline::{AdapterKey, Pipeline, Stage, VAE_FACTOR};
+use crate::progress::Part;
 use crate::request::{GenerateRequest, LongPrompt, NoiseKind, Size, Syntax};
 
 /// A training index in the middle of the schedule.
@@ -92,10 +93,9 @@ impl Pipeline {
         let weights = request.weights.unwrap_or_default();
         let completed = self.completed(request)?;
         let set = self.adapters(&completed, AdapterKey::of(&completed)?)?;
-        let adapters = &set.adapters;
         match network {
             Network::Unet => {
-                let run = self.unet_run(weights, &adapters.unet);
+                let run = self.unet_run(weights, &set.of(Part::Base).unet);
                 self.bench_unet(&self.base, &run, case)
             }
             Network::RefinerUnet => {
@@ -103,7 +103,7 @@ impl Pipeline {
                     problem: format!("`{}` has no refiner", self.model()),
                     hint: Some("name one with `--refiner`".to_owned()),
                 })?;
-                self.bench_unet(refiner, &self.unet_run(weights, &self.none), case)
+                self.bench_unet(refiner, &self.unet_run(weights, &set.of(Part::Refiner).unet), case)
             }
             Network::VaeDecode => self.bench_decode(case),
             Network::VaeEncode => self.bench_encode(case),
@@ -213,7 +213,7 @@ impl Pipeline {
     }
 
     fn bench_text(&self, case: Case) -> Result<Vec<f64>> {
-        let readers = self.readers(&self.base, None);
+        let readers = self.readers(&self.base, &self.unchanged);
         let (prompt, _) = Prompt::parse("a red apple on a wooden table", Syntax::Compel);
         let ids: Vec<_> = readers
             .iter()

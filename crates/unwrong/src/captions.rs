@@ -164,7 +164,7 @@ impl Pipeline {
 
     /// Captions that go through the UNet together.
     fn read(&self, plans: &[Plan]) -> Result<Prepared> {
-        let readers = self.readers(&self.base, None);
+        let readers = self.readers(&self.base, &self.unchanged);
         let told: Vec<Conditioning> = plans
             .iter()
             .map(|plan| Ok(encode_pair(&readers, plan, true, &self.device)?.positive))

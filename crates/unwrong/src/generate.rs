@@ -61,7 +61,8 @@ pub(crate) struct Job {
 impl Job {
     /// All that its conditioning for a UNet depends on.
     pub(crate) fn told(&self, part: Part) -> Told {
-        let adapters = (part == Part::Base).then(|| Arc::clone(&self.adapters));
+        let counts = part == Part::Base || !self.adapters.of(part).is_empty();
+        let adapters = counts.then(|| Arc::clone(&self.adapters));
         Told { adapters, plan: self.plan.clone() }
     }
 }
@@ -181,10 +182,7 @@ impl Pipeline {
             let set = Arc::clone(&first.adapters);
             let denoiser = GuidedUnet {
                 unet: &stage.unet,
-                run: self.unet_run(
-                    first.plan.weights,
-                    if part == Part::Base { &set.adapters.unet } else { &self.none },
-                ),
+                run: self.unet_run(first.plan.weights, &set.of(part).unet),
                 questions: &|step| questions.at(step),
                 guidance_scales: group
                     .iter()
@@ -219,11 +217,11 @@ impl Pipeline {
     pub fn condition(&self, request: &GenerateRequest, part: Part) -> Result<ConditioningPair> {
         let jobs = self.plan(std::slice::from_ref(request), &mut Silent)?;
         let Job { plan, adapters, .. } = &jobs[0];
-        let (stage, adapters) = match (part, &self.refiner) {
-            (Part::Refiner, Some(refiner)) => (refiner, None),
-            _ => (&self.base, Some(&adapters.adapters)),
+        let (stage, part) = match (part, &self.refiner) {
+            (Part::Refiner, Some(refiner)) => (refiner, part),
+            _ => (&self.base, Part::Base),
         };
-        let readers = self.readers(stage, adapters);
+        let readers = self.readers(stage, adapters.of(part));
         encode_pair(&readers, plan, stage.index.force_zeros_for_empty_prompt, &self.device)
     }
 
@@ -238,8 +236,7 @@ impl Pipeline {
         let Job { plan, adapters, timings } = job;
         stage.conditioned.get_or_make(told, || {
             let started = Instant::now();
-            let adapters = (part == Part::Base).then_some(&adapters.adapters);
-            let readers = self.readers(stage, adapters);
+            let readers = self.readers(stage, adapters.of(part));
             let zero_absent = stage.index.force_zeros_for_empty_prompt;
             let guides = encode(&readers, plan, zero_absent, &self.device)?;
             timings.encode += started.elapsed().as_secs_f64();

@@ -12,7 +12,7 @@ use unwrong_models::files::{
     ModelIndex, ModelKind, ModelParts, SchedulerConfig, TextEncoderConfig, Weights,
 };
 use unwrong_models::layers::Run;
-use unwrong_models::lora::{Adapters, Applied, LayerAdapters, Targets};
+use unwrong_models::lora::{Adapters, Applied, LayerAdapters, LoraFile, Targets, attach};
 use unwrong_models::ops::Ops;
 use unwrong_models::text_encoder::TextEncoder;
 use unwrong_models::textual_inversion::TextualInversion;
@@ -28,6 +28,7 @@ use crate::error::{Error, Result};
 use crate::identity::{Identity, identify_lora};
 use crate::picture::EmbeddedLora;
 use crate::plan::{Plan, STEPS};
+use crate::progress::Part;
 use crate::prompt_loras::{PromptLora, prompt_loras};
 use crate::recent::Recent;
 use crate::request::{self, GenerateRequest, LoraRequest, Size};
@@ -73,10 +74,13 @@ pub struct Pipeline {
     pub(crate) vae: Vae,
     pub(crate) identity: Identity,
     pub(crate) none: LayerAdapters,
+    /// As above, of a whole model.
+    pub(crate) unchanged: Adapters,
     opened: Opened,
     /// Model, refiner and VAE as the request named them.
     named: [Option<String>; 3],
     pub(crate) targets: Targets,
+    refiner_targets: Option<Targets>,
     sets: Recent<AdapterKey, Arc<AdapterSet>>,
     embeddings: Recent<EmbeddingKey, Arc<EmbeddingSet>>,
     warnings: Vec<String>,
@@ -106,7 +110,7 @@ pub(crate) struct PromptEncoder {
 /// All that what a UNet is told depends on.
 #[derive(Clone)]
 pub(crate) struct Told {
-    /// Absent for the refiner, which no LoRA file changes.
+    /// Absent for a refiner that no LoRA file changes.
     pub(crate) adapters: Option<Arc<AdapterSet>>,
     pub(crate) plan: Plan,
 }
@@ -124,9 +128,20 @@ impl PartialEq for Told {
 /// What the LoRA files of one request do.
 pub(crate) struct AdapterSet {
     pub(crate) key: AdapterKey,
-    pub(crate) adapters: Adapters,
+    base: Adapters,
+    refiner: Adapters,
     pub(crate) applied: Vec<Applied>,
     pub(crate) embedded: Vec<EmbeddedLora>,
+}
+
+impl AdapterSet {
+    /// What they do to a model.
+    pub(crate) fn of(&self, part: Part) -> &Adapters {
+        match part {
+            Part::Base => &self.base,
+            Part::Refiner => &self.refiner,
+        }
+    }
 }
 
 /// The LoRA files of a request, as they were when it came.
@@ -186,10 +201,12 @@ impl Pipeline {
             memory: options.memory,
             identity: Identity::new(&opened),
             targets: Targets::of(&opened.base),
+            refiner_targets: opened.refiner.as_ref().map(Targets::of),
             sets: Recent::new(READY),
             embeddings: Recent::new(READY),
             warnings: Vec::new(),
             none: LayerAdapters::default(),
+            unchanged: Adapters::default(),
             base,
             refiner,
             vae,
@@ -257,11 +274,37 @@ impl Pipeline {
         self.sets.get_or_make(key.clone(), || {
             let loras = self.opened.loras(request, &key.in_prompt)?;
             let embedded = loras.iter().map(identify_lora).collect();
-            let files: Vec<_> =
-                loras.iter().map(|lora| (lora.open.file.clone(), lora.scales)).collect();
-            let (adapters, applied) = unwrong_models::lora::attach(&files, &self.targets)?;
-            Ok(Arc::new(AdapterSet { key, adapters, applied, embedded }))
+            let (of_refiner, of_base): (Vec<_>, Vec<_>) =
+                (0..loras.len()).partition(|place| self.is_for_refiner(&loras[*place].open.file));
+            let attached = |places: &[usize], targets: &Targets| {
+                let files: Vec<_> = places
+                    .iter()
+                    .map(|place| (loras[*place].open.file.clone(), loras[*place].scales))
+                    .collect();
+                attach(&files, targets)
+            };
+            let (base, of_first) = attached(&of_base, &self.targets)?;
+            let (refiner, of_second) = match &self.refiner_targets {
+                Some(targets) => attached(&of_refiner, targets)?,
+                None => Default::default(),
+            };
+            // As they were asked for.
+            let reports = of_base.into_iter().zip(of_first);
+            let mut reports: Vec<_> =
+                reports.chain(of_refiner.into_iter().zip(of_second)).collect();
+            reports.sort_by_key(|(place, _)| *place);
+            let applied = reports.into_iter().map(|(_, report)| report).collect();
+            Ok(Arc::new(AdapterSet { key, base, refiner, applied, embedded }))
         })
+    }
+
+    /// Whether a file was trained for models like the refiner and not for ones like the base, told
+    /// from the width of the prompts that it reads.
+    fn is_for_refiner(&self, file: &LoraFile) -> bool {
+        let width = |targets: &Targets| targets.cross_attention_dim();
+        let refiner = self.refiner_targets.as_ref().and_then(width);
+        let found = file.cross_attention_dim();
+        found.is_some() && found == refiner && found != width(&self.targets)
     }
 
     /// The request with the textual inversions that its prompts name in its folder, and sentences
@@ -337,16 +380,15 @@ impl Pipeline {
     pub(crate) fn readers<'a>(
         &'a self,
         stage: &'a Stage,
-        adapters: Option<&'a Adapters>,
+        adapters: &'a Adapters,
     ) -> Vec<Reader<'a>> {
         stage
             .encoders
             .iter()
             .map(|shared| {
-                let layers = match (adapters, shared.encoder) {
-                    (None, _) => &self.none,
-                    (Some(adapters), Encoder::ClipL) => &adapters.text_encoder,
-                    (Some(adapters), Encoder::BigG) => &adapters.text_encoder_2,
+                let layers = match shared.encoder {
+                    Encoder::ClipL => &adapters.text_encoder,
+                    Encoder::BigG => &adapters.text_encoder_2,
                 };
                 Reader {
                     encoder: shared.encoder,

@@ -127,9 +127,9 @@ impl<'a> Questions<'a> {
 
     fn question(&self, rows: &[Row<'_>]) -> Result<Question> {
         let told = &self.pictures[0].told;
-        let adapters = match (self.part, &told.adapters) {
-            (Part::Base, Some(set)) => &set.adapters.unet,
-            _ => &self.pipeline.none,
+        let adapters = match &told.adapters {
+            Some(set) => &set.of(self.part).unet,
+            None => &self.pipeline.none,
         };
         let cat = |of: fn(&Conditioning) -> &Tensor| {
             Tensor::cat(&rows.iter().map(|row| of(row.conditioning)).collect::<Vec<_>>(), 0)

@@ -79,7 +79,8 @@ impl Pipeline {
             ..GenerateRequest::default()
         };
         let plan = Plan::expand(&request, self.defaults(), self.native_size(), false)?.remove(0);
-        Ok(encode_pair(&self.readers(&self.base, None), &plan, true, &self.device)?.positive)
+        Ok(encode_pair(&self.readers(&self.base, &self.unchanged), &plan, true, &self.device)?
+            .positive)
     }
 
     /// The base's text encoders. The last one pools.

@@ -73,7 +73,8 @@ impl Targets {
     }
 
     /// Width of the prompt's features.
-    pub(crate) fn cross_attention_dim(&self) -> Option<usize> {
+    #[must_use]
+    pub fn cross_attention_dim(&self) -> Option<usize> {
         let mut keys = self.unet.layers.iter().filter(|(layer, _)| layer.ends_with("attn2.to_k"));
         keys.next().and_then(|(_, target)| target.weight.shape().get(1).copied())
     }
