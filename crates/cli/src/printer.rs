@@ -29,11 +29,17 @@ pub(crate) fn note(text: &str) {
     writeln!(io::stderr().lock(), "{}", visible(text)).ok();
 }
 
+/// Marks that turn the direction of the text after them.
+const TURNS: [char; 11] = [
+    '\u{200e}', '\u{200f}', '\u{202a}', '\u{202b}', '\u{202c}', '\u{202d}', '\u{202e}', '\u{2066}',
+    '\u{2067}', '\u{2068}', '\u{2069}',
+];
+
 /// Control characters made visible: a name in a file must not steer the terminal.
 pub(crate) fn visible(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for character in text.chars() {
-        if character.is_control() && character != '\n' {
+        if (character.is_control() && character != '\n') || TURNS.contains(&character) {
             safe.extend(character.escape_default());
         } else {
             safe.push(character);
@@ -48,6 +54,7 @@ mod tests {
 
     #[test]
     fn a_name_in_a_file_cannot_steer_the_terminal() {
+        assert_eq!(visible("a\u{202e}b"), "a\\u{202e}b");
         assert_eq!(visible("a \u{1b}[31m\nb \u{9b}m é"), "a \\u{1b}[31m\nb \\u{9b}m é");
     }
 }

@@ -149,3 +149,13 @@ fn dora_is_added_to_nothing_and_says_why() {
         assert!(error.to_string().contains("cannot be scaled"), "{name}: {error}");
     }
 }
+
+#[test]
+fn a_tucker_file_is_resized_and_merged_in_the_ranks_that_it_has() {
+    let ranks = |made: &Made| read(made).iter().map(LoraLayer::rank).max();
+    let own = layers("locon-tucker").iter().map(LoraLayer::rank).max();
+    let how = Resize { rank: 1000, conv_rank: None, keep: Keep::Rank };
+    assert_eq!(ranks(&resize(&file("locon-tucker"), &how, IN_F32).unwrap().0), own);
+    let lora = LoraRequest::new(file("locon-tucker").display().to_string(), 0.5);
+    assert_eq!(ranks(&merge(&[lora], &Merge::Exact, "half", IN_F32).unwrap()), own);
+}

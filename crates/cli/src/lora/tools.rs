@@ -34,10 +34,13 @@ pub(super) fn resize(arguments: &LoraResizeArgs) -> Result<()> {
     let ranks = |rank: fn(&lora::Resized) -> usize| layers.iter().map(rank).sum::<usize>();
     let kept = layers.iter().map(|layer| layer.kept).sum::<f64>() / layers.len().max(1) as f64;
     let (from, to) = (ranks(|layer| layer.from), ranks(|layer| layer.to));
-    printer::note(&format!(
-        "{to} of {from} ranks; {:.2} % of the layers' norms are kept on average",
-        100.0 * kept
-    ));
+    printer::note(&match from {
+        0 => "no layer has ranks: nothing changes".to_owned(),
+        _ => format!(
+            "{to} of {from} ranks; {:.2} % of the layers' norms are kept on average",
+            100.0 * kept
+        ),
+    });
     if *json {
         write(&made, writing)?;
         for layer in &layers {

@@ -262,6 +262,15 @@ impl Pair {
         (self.up.shape()[0], self.down.count() / rank * area)
     }
 
+    /// Multiplies `mid` into `down`, which gets its kernel.
+    pub(super) fn fold(&mut self) {
+        let Some(mid) = &self.mid else { return };
+        let inputs = self.down.shape()[1];
+        let shape = [&[self.rank(), inputs], &mid.shape()[2..]].concat();
+        self.down = FrozenWeight::from_f32(&self.folded(), &shape);
+        self.mid = None;
+    }
+
     /// `down` with `mid` multiplied in, `[rank, in…]`.
     fn folded(&self) -> Vec<f32> {
         let down = self.down.values_f32();

@@ -120,16 +120,30 @@ impl LoraFile {
         })
     }
 
-    /// All layers under their checkpoint names, whatever the file calls them.
+    /// All layers under their checkpoint names, whatever the file calls them; without those that
+    /// no SDXL has, which are [`unknown`](Self::unknown), unless there are no others.
     pub fn to_layers(&self) -> Result<Vec<LoraLayer>> {
         let names = LayerNames::sdxl();
-        let layers = self.layers.iter().map(|FileLayer { layer, keys }| {
-            let name = names.checkpoint_name(layer.network, &layer.name).ok_or_else(|| {
-                self.refuse(format!("`{}` names no layer of SDXL", keys[0]), None)
-            })?;
-            Ok(LoraLayer { name, ..layer.clone() })
+        let known = self.layers.iter().filter_map(|FileLayer { layer, .. }| {
+            let name = names.checkpoint_name(layer.network, &layer.name)?;
+            Some(LoraLayer { name, ..layer.clone() })
         });
-        layers.collect()
+        let known: Vec<LoraLayer> = known.collect();
+        match self.unknown().first() {
+            Some(first) if known.is_empty() => Err(self.refuse(first, None)),
+            _ => Ok(known),
+        }
+    }
+
+    /// Keys of tensors that are for layers which no SDXL has, each with the reason.
+    #[must_use]
+    pub fn unknown(&self) -> Vec<String> {
+        let names = LayerNames::sdxl();
+        let unknown = self.layers.iter().filter(|FileLayer { layer, .. }| {
+            names.checkpoint_name(layer.network, &layer.name).is_none()
+        });
+        let keys = unknown.flat_map(|one| &one.keys);
+        keys.map(|key| format!("`{key}` names no layer of SDXL")).collect()
     }
 
     /// Shape of one of its tensors.

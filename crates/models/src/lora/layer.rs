@@ -48,6 +48,16 @@ impl LoraLayer {
         }
     }
 
+    /// The same with a Tucker decomposition's `mid` multiplied into `down`, in f32.
+    #[must_use]
+    pub fn without_mid(&self) -> Self {
+        let mut layer = self.clone();
+        if let Change::LowRank(pair) = &mut layer.change {
+            pair.fold();
+        }
+        layer
+    }
+
     /// Rows of `down`; 0 where there is no product.
     #[must_use]
     pub fn rank(&self) -> usize {

@@ -195,7 +195,13 @@ impl Reader<'_> {
 
     fn alpha(&self) -> Result<Option<f64>> {
         let Some(key) = self.parts.get(&Role::Alpha) else { return Ok(None) };
-        let alpha = self.file.scalar(key).filter(|alpha| alpha.is_finite());
+        // Single numbers are read in more formats than matrices are.
+        let found = self.file.scalar(key);
+        if let (None, Some(dtype)) = (found, self.file.dtype(key)) {
+            let (path, key) = (self.file.path().to_owned(), (*key).to_owned());
+            return Err(Error::WeightDtype { key, found: dtype.to_owned(), path });
+        }
+        let alpha = found.filter(|alpha| alpha.is_finite());
         let alpha =
             alpha.ok_or_else(|| self.refuse(&format!("`{key}` is not one finite number"), None))?;
         Ok(Some(alpha))

@@ -205,7 +205,7 @@ fn check_words(layers: &[LoraLayer], dialect: Dialect) -> Result<()> {
     };
     Err(Error::LoraDialect {
         dialect: dialect.name(),
-        reason: format!("`{}` is {what}, which the dialect has no words for{others}", first.name),
+        reason: format!("`{}` is {what}, for which the dialect has no words{others}", first.name),
         hint: Some("write it as `kohya`, which has words for every method".to_owned()),
     })
 }

@@ -57,8 +57,14 @@ impl Weighed<'_> {
 pub fn merge(loras: &[LoraRequest], how: &Merge, title: &str, writing: Writing) -> Result<Made> {
     how.check()?;
     loras.iter().try_for_each(LoraRequest::check)?;
-    let sources: Vec<Source> =
-        loras.iter().map(|lora| Source::open(Path::new(&lora.path))).collect::<Result<_>>()?;
+    let folded = |lora: &LoraRequest| {
+        let mut source = Source::open(Path::new(&lora.path))?;
+        for layer in &mut source.layers {
+            *layer = layer.without_mid();
+        }
+        Ok(source)
+    };
+    let sources: Vec<Source> = loras.iter().map(folded).collect::<Result<_>>()?;
     let mut layers: BTreeMap<(Network, &str), Vec<Weighed<'_>>> = BTreeMap::new();
     for (source, lora) in sources.iter().zip(loras) {
         let scales = lora.scales();

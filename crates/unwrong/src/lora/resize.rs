@@ -63,7 +63,7 @@ pub fn resize(path: &Path, how: &Resize, writing: Writing) -> Result<(Made, Vec<
     let mut layers = Vec::with_capacity(source.layers.len());
     let mut resized = Vec::with_capacity(source.layers.len());
     for layer in &source.layers {
-        let (layer, about) = how.layer(layer)?;
+        let (layer, about) = how.layer(&layer.without_mid())?;
         layers.push(layer);
         resized.extend(about);
     }
