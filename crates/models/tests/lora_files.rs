@@ -381,3 +381,28 @@ fn a_value_that_is_no_number_is_refused_with_its_key() {
         assert!(refusal(&file).contains(&key));
     }
 }
+
+#[test]
+fn numbers_in_a_format_that_is_not_read_are_named_by_it_alphas_too() {
+    let layer = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q";
+    let mut file = Made::new();
+    file.add(&format!("{layer}.alpha"), "F8_E4M3", &[], &[64]);
+    file.add(&format!("{layer}.lora_down.weight"), "F8_E4M3", &[1, 4], &[64; 4]);
+    file.add(&format!("{layer}.lora_up.weight"), "F8_E4M3", &[4, 1], &[64; 4]);
+    let error = made(&file).unwrap_err().to_string();
+    assert!(error.contains("F8_E4M3"), "{error}");
+}
+
+#[test]
+fn layers_that_no_sdxl_has_are_named_and_the_others_stay() {
+    let mut file = Made::new();
+    for layer in ["lora_unet_mid_block_attentions_0_proj_in", "lora_unet_nowhere_to_be_found"] {
+        file.f32(&format!("{layer}.lora_down.weight"), &[1, 4]);
+        file.f32(&format!("{layer}.lora_up.weight"), &[4, 1]);
+    }
+    let file = made(&file).unwrap();
+    assert_eq!(file.to_layers().unwrap().len(), 1);
+    let unknown = file.unknown();
+    assert_eq!(unknown.len(), 2, "{unknown:?}");
+    assert!(unknown[0].contains("nowhere") && unknown[0].contains("no layer of SDXL"));
+}

@@ -191,7 +191,7 @@ fn check_words(layers: &[LoraLayer], dialect: Dialect) -> Result<()> {
     let Some(first) = speechless.first() else { return Ok(()) };
     let others = match speechless.len() {
         1 => String::new(),
-        count => format!(" and {} more layers", count - 1),
+        count => format!("; it has none for {} more layers", count - 1),
     };
     let what = match (&first.magnitude, &first.bias) {
         (Some(lengths), _) if !has_rows(lengths, first) => {
@@ -200,6 +200,7 @@ fn check_words(layers: &[LoraLayer], dialect: Dialect) -> Result<()> {
         (None, _) if dialect == Dialect::Peft && is_plain(first) => {
             "low-rank without DoRA beside layers with it".to_owned()
         }
+        (None, Some(_)) if matches!(first.change, Change::Nothing) => "a bias alone".to_owned(),
         (None, Some(_)) => format!("{} with a bias", first.change.name()),
         _ => first.method(),
     };
