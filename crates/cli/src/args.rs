@@ -443,9 +443,9 @@ pub(crate) enum Row {
 pub(crate) enum Device {
     /// The processor.
     Cpu,
-    /// An NVIDIA card, in builds that have it.
+    /// An NVIDIA card: not yet, no build has it.
     Cuda,
-    /// An Apple GPU, in builds that have it.
+    /// An Apple GPU: not yet, no build has it.
     Metal,
 }
 

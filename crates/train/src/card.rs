@@ -154,7 +154,8 @@ fn body(facts: &Facts<'_>, options: &CardOptions) -> String {
 /// How three programs use it, with a prompt that one may copy.
 fn usage(facts: &Facts<'_>, options: &CardOptions, file: &str) -> String {
     let word = trigger(facts);
-    let subject = "a portrait of a lighthouse keeper";
+    let subject =
+        if facts.model == "demo" { "a red heart" } else { "a portrait of a lighthouse keeper" };
     let first = options.samples.first().map(|sample| sample.prompt.as_str());
     let prompt = match word {
         Some(word) if !options.is_negative => first.unwrap_or(word),
@@ -165,6 +166,10 @@ fn usage(facts: &Facts<'_>, options: &CardOptions, file: &str) -> String {
     let shell_negative = negative.map(|word| format!(" -n {}", shell(word))).unwrap_or_default();
     let python_negative =
         negative.map(|word| format!(", negative_prompt={}", quoted(word))).unwrap_or_default();
+    let shell_model = match facts.model {
+        "demo" => String::new(),
+        model => format!(" --model {}", shell(model)),
+    };
     let hub = "stabilityai/stable-diffusion-xl-base-1.0";
     let base = quoted(options.base_model.as_deref().unwrap_or(hub));
     let prompts = match (word, negative) {
@@ -173,7 +178,7 @@ fn usage(facts: &Facts<'_>, options: &CardOptions, file: &str) -> String {
         (None, None) => "beside what the picture shows".to_owned(),
     };
     format!(
-        "\n## Use\n\nWith unwrong:\n\n```sh\nunwrong generate {} --lora {shell_file}{shell_negative} \
+        "\n## Use\n\nWith unwrong:\n\n```sh\nunwrong generate {} --lora {shell_file}{shell_negative}{shell_model} \
          -o picture.png\n```\n\nWith diffusers:\n\n```python\nimport torch\nfrom diffusers import \
          StableDiffusionXLPipeline\n\npipeline = StableDiffusionXLPipeline.from_pretrained(\n    \
          {base}, torch_dtype=torch.float16\n).to(\"cuda\")\npipeline.load_lora_weights(\".\", \

@@ -152,7 +152,7 @@ impl Catalog {
             problem: format!("the model `{name}` is neither a folder nor a file{built_in}"),
             hint: Some(format!(
                 "check the path; SDXL itself is at huggingface.co under {SDXL_BASE} and \
-                 {SDXL_REFINER}: download the folder and name it"
+                 {SDXL_REFINER}: download a folder or its single file and name it"
             )),
         }
     }
