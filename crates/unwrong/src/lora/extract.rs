@@ -266,21 +266,20 @@ impl Extract {
             let Some(one) = base.look_at(key) else { continue };
             let other = tuned.root().get(key, one.shape())?;
             let name = key.strip_suffix(".weight");
-            match name.filter(|name| self.takes(network, name, one.shape())) {
-                Some(name) => pairs.push(Pair {
+            if let Some(name) = name.filter(|name| self.takes(network, name, one.shape())) {
+                pairs.push(Pair {
                     network,
                     name: name.to_owned(),
                     shape: one.shape().to_vec(),
                     base: one.clone(),
                     tuned: other,
-                }),
-                None => {
-                    let differs = rest.add(network, key, one, &other);
-                    let takes = |name| with_conv.takes(network, name, one.shape());
-                    if differs && name.is_some_and(takes) {
-                        rest.by_conv_rank += 1;
-                    }
-                }
+                });
+                continue;
+            }
+            let differs = rest.add(network, key, one, &other);
+            let takes = |name| with_conv.takes(network, name, one.shape());
+            if differs && name.is_some_and(takes) {
+                rest.by_conv_rank += 1;
             }
         }
         Ok(())
