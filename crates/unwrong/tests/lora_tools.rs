@@ -4,9 +4,11 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+use std::fs;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use unwrong::lora::{BlockWeights, blocks, merge, resize, scale};
+use unwrong::lora::{BlockWeights, IntoModel, blocks, merge, merge_into, resize, scale};
 use unwrong::lora::{Dtype, Keep, Made, Merge, Resize, ScaleIn, Writing};
 use unwrong::request::LoraRequest;
 use unwrong_models::lora::{LoraFile, LoraLayer};
@@ -167,4 +169,43 @@ fn a_factor_goes_into_alpha_or_into_the_matrices() {
             assert!(one.iter().zip(&other).all(|(one, other)| (-0.5 * one - other).abs() < 1e-12));
         }
     }
+}
+
+/// The demo model with its LoRA in it, in `folder/merged`; `progress` is called at each tensor.
+fn into_demo(
+    folder: &Path,
+    force: bool,
+    progress: &mut dyn FnMut() -> ControlFlow<()>,
+) -> unwrong::Result<()> {
+    let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../demo/model");
+    let lora = demo.join("wrong-lora.safetensors").display().to_string();
+    let into = IntoModel { dtype: None, force, output: &folder.join("merged") };
+    let loras = [LoraRequest::new(lora, 1.0)];
+    merge_into(&demo.join("base"), &loras, into, &mut |_, _| progress()).map(|_| ())
+}
+
+#[test]
+fn what_appears_while_a_model_is_written_is_not_replaced() {
+    for force in [false, true] {
+        let folder = tempfile::tempdir().unwrap();
+        let other = folder.path().join("merged/precious");
+        let error = into_demo(folder.path(), force, &mut || {
+            fs::create_dir_all(other.parent().unwrap()).unwrap();
+            fs::write(&other, "precious").unwrap();
+            ControlFlow::Continue(())
+        });
+        let error = error.unwrap_err();
+        assert!(force || matches!(error, unwrong::Error::FileExists { .. }), "{error}");
+        assert!(error.is_request_error(), "{error}");
+        assert_eq!(fs::read_dir(other.parent().unwrap()).unwrap().count(), 1);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing else is left");
+    }
+}
+
+#[test]
+fn a_merge_into_a_model_that_is_stopped_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let stopped = into_demo(folder.path(), false, &mut || ControlFlow::Break(()));
+    assert!(matches!(stopped, Err(unwrong::Error::Cancelled)));
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
 }

@@ -204,11 +204,12 @@ pub(crate) struct LoraMergeArgs {
     #[arg(long, value_name = "N", value_parser = number::<usize>("a whole number, 1 or more"))]
     pub(crate) rank: Option<usize>,
     /// Ranks of convolutions larger than 1×1 [default: --rank].
-    #[arg(long, value_name = "N", requires = "rank",
+    #[arg(long, value_name = "N", requires = "rank", conflicts_with_all = ["exact", "into"],
         value_parser = number::<usize>("a whole number, 1 or more"))]
     pub(crate) conv_rank: Option<usize>,
     /// Cut off numbers beyond this quantile; kohya's script has 0.99 [default: none].
     #[arg(long, value_name = "QUANTILE", requires = "rank",
+        conflicts_with_all = ["exact", "into"],
         value_parser = number::<f64>("a number above 0.5, up to 1"))]
     pub(crate) clamp: Option<f64>,
     /// The file to write, or the folder for a model that is one.

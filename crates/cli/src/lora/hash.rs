@@ -1,27 +1,38 @@
 //! `unwrong lora hash`: what programs and sites know a file by.
 
+use std::path::Path;
+
 use anyhow::Result;
 use unwrong::lora::{Hashes, hashes};
 
 use crate::args::LoraHashArgs;
 use crate::printer;
 
+/// One file that cannot be read does not keep back the hashes of the others.
 pub(super) fn run(arguments: &LoraHashArgs) -> Result<()> {
+    let mut failed = Ok(());
     for path in &arguments.files {
-        let hashes = hashes(path)?;
-        if hashes.is_altered() {
-            printer::note(&format!(
-                "warning: {} notes another `sshs_model_hash`: its tensors were changed since",
-                hashes.path
-            ));
-        }
-        if arguments.json {
-            printer::data(&serde_json::to_string(&hashes)?)?;
-        } else {
-            printer::data(&text(&hashes))?;
+        if let Err(error) = hash(path, arguments.json)
+            && let Err(earlier) = std::mem::replace(&mut failed, Err(error))
+        {
+            printer::note(&format!("error: {earlier:#}"));
         }
     }
-    Ok(())
+    failed
+}
+
+fn hash(path: &Path, json: bool) -> Result<()> {
+    let hashes = hashes(path)?;
+    if hashes.is_altered() {
+        printer::note(&format!(
+            "warning: {} notes another `sshs_model_hash`: its tensors were changed since",
+            hashes.path
+        ));
+    }
+    if json {
+        return printer::data(&serde_json::to_string(&hashes)?);
+    }
+    printer::data(&text(&hashes))
 }
 
 fn text(hashes: &Hashes) -> String {

@@ -1,5 +1,6 @@
 //! `unwrong lora merge`, `extract`, `resize`, `scale`, `blocks`: files made of files.
 
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use anyhow::Result;
@@ -11,7 +12,9 @@ use crate::args::{
     LoraBlocksArgs, LoraExtractArgs, LoraMergeArgs, LoraResizeArgs, LoraScaleArgs, LoraWritingArgs,
 };
 use crate::destination::refuse_existing;
-use crate::printer;
+use crate::failure::wrong_request;
+use crate::session::DEMO;
+use crate::{interrupt, printer};
 
 pub(super) fn scale(arguments: &LoraScaleArgs) -> Result<()> {
     let LoraScaleArgs { file, factor, in_weights, writing } = arguments;
@@ -67,14 +70,17 @@ pub(super) fn merge(arguments: &LoraMergeArgs) -> Result<()> {
 
 fn merge_into(model: &Path, arguments: &LoraMergeArgs) -> Result<()> {
     let LoraMergeArgs { loras, output, dtype, force, .. } = arguments;
+    refuse_demo(model)?;
     if !model.is_dir() {
         refuse_existing(output, *force)?;
     }
+    interrupt::listen()?;
     let into = IntoModel { dtype: dtype.map(Into::into), force: *force, output };
     let bar = bar();
     let applied = lora::merge_into(model, loras, into, &mut |done, total| {
         bar.set_length(total as u64);
         bar.set_position(done as u64);
+        if interrupt::pending() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     })?;
     bar.finish_and_clear();
     for file in &applied {
@@ -92,6 +98,8 @@ pub(super) fn extract(arguments: &LoraExtractArgs) -> Result<()> {
         arguments;
     let output = &writing.output;
     refuse_existing(output, writing.force)?;
+    refuse_demo(base)?;
+    refuse_demo(tuned)?;
     let how = Extract {
         rank: keep.rank(),
         conv_rank: *conv_rank,
@@ -118,6 +126,17 @@ pub(super) fn extract(arguments: &LoraExtractArgs) -> Result<()> {
         return printer::data(&serde_json::to_string(&report)?);
     }
     finish(&made, writing)
+}
+
+/// The model in the program has a name and no files.
+fn refuse_demo(model: &Path) -> Result<()> {
+    if model != Path::new(DEMO) || model.exists() {
+        return Ok(());
+    }
+    Err(wrong_request(
+        format!("`{DEMO}` is built into the program, and has no files to work with"),
+        "name a folder in diffusers layout, or a .safetensors checkpoint",
+    ))
 }
 
 /// Layers or tensors that are done, where somebody watches.

@@ -9,6 +9,7 @@ mod eval;
 mod files;
 mod library;
 mod lora;
+mod lora_into;
 mod lora_tools;
 mod pictures;
 mod readme;

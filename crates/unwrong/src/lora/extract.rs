@@ -20,6 +20,10 @@ use crate::error::{Error, Result};
 /// Layers that are taken apart at once, so that memory has a bound: about 0.2 GB each.
 const AT_ONCE: usize = 8;
 
+/// What the script takes by no option.
+const NEVER: &str = "never taken are biases, norms, embeddings and layers outside the blocks \
+                     (`conv_in`, `conv_out`, `time_embedding`, `add_embedding`)";
+
 /// What an extraction is asked for.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Extract {
@@ -86,9 +90,11 @@ pub fn extract(
     let greatest = |pair: &Pair| most_of(&difference(&pair.base, &pair.tuned));
     let same_text_encoders =
         !pairs.iter().filter(|pair| is_text(pair)).any(|pair| greatest(pair) > how.min_diff);
-    if same_text_encoders {
-        pairs.retain(|pair| !is_text(pair));
-    }
+    let texts: Vec<Pair> = if same_text_encoders {
+        pairs.extract_if(.., |pair| is_text(pair)).collect()
+    } else {
+        vec![]
+    };
     let (mut layers, mut squares) = (Vec::new(), [0.0; 2]);
     for (turn, some) in pairs.chunks(AT_ONCE).enumerate() {
         let found: Vec<Option<Found>> =
@@ -100,10 +106,8 @@ pub fn extract(
         progress(turn * AT_ONCE + some.len(), pairs.len());
     }
     if layers.is_empty() {
-        return Err(Error::Request {
-            problem: format!("{} and {} do not differ in any layer", base.path, tuned.path),
-            hint: Some("name the model that was trained further with `--tuned`".to_owned()),
-        });
+        let texts = texts.iter().filter(|pair| greatest(pair) > 0.0).count();
+        return Err(nothing_found([&base.path, &tuned.path], &rest, texts));
     }
     let writing = Writing { dtype: writing.dtype.or(Some(Dtype::F32)), ..writing };
     let mut made = write(&layers, &how.metadata(title), &[Dialect::Kohya], writing)?;
@@ -117,6 +121,29 @@ pub fn extract(
         same_text_encoders,
     };
     Ok((made, report))
+}
+
+/// Why there is nothing to write; `texts` layers of text encoders differ too little.
+fn nothing_found([base, tuned]: [&str; 2], rest: &Rest, texts: usize) -> Error {
+    if texts > 0 {
+        return Error::Request {
+            problem: format!(
+                "{base} and {tuned} differ in {texts} layers of text encoders, by less than \
+                 `--min-diff`, and in no other layer"
+            ),
+            hint: Some("`--min-diff 0` takes them".to_owned()),
+        };
+    }
+    let Some(rest) = rest.text() else {
+        return Error::Request {
+            problem: format!("{base} and {tuned} do not differ in any layer"),
+            hint: Some("name the model that was trained further with `--tuned`".to_owned()),
+        };
+    };
+    Error::Request {
+        problem: format!("{base} and {tuned} differ only in what is not taken: {rest}"),
+        hint: Some("use the model as it is".to_owned()),
+    }
 }
 
 fn open(path: &Path) -> Result<ModelParts> {
@@ -152,13 +179,22 @@ fn networks<'a>(base: &'a ModelParts, tuned: &'a ModelParts) -> Result<Vec<Both<
 #[derive(Default)]
 struct Rest {
     count: usize,
+    /// Those that `--conv-rank` would take.
+    by_conv_rank: usize,
     greatest: Option<(String, f64)>,
 }
 
 impl Rest {
-    fn add(&mut self, network: Network, key: &str, base: &FrozenWeight, tuned: &FrozenWeight) {
+    /// Whether they differ.
+    fn add(
+        &mut self,
+        network: Network,
+        key: &str,
+        base: &FrozenWeight,
+        tuned: &FrozenWeight,
+    ) -> bool {
         if base.bytes() == tuned.bytes() && base.dtype() == tuned.dtype() {
-            return;
+            return false;
         }
         let most = most_of(&difference(base, tuned));
         if most > 0.0 {
@@ -167,15 +203,23 @@ impl Rest {
                 self.greatest = Some((format!("{}.{key}", network.part()), most));
             }
         }
+        most > 0.0
     }
 
     fn warning(&self) -> Option<String> {
+        self.text().map(|text| format!("not in the LoRA: {text}"))
+    }
+
+    /// How many there are, and what becomes of them.
+    fn text(&self) -> Option<String> {
         let (key, most) = self.greatest.as_ref()?;
-        let count = self.count;
-        Some(format!(
-            "{count} tensors differ that are not in the LoRA (most of all `{key}`, by {most:.4}): \
-             biases, norms, embeddings, and convolutions without `--conv-rank`"
-        ))
+        let why = match (self.by_conv_rank, self.count - self.by_conv_rank) {
+            (0, _) => NEVER.to_owned(),
+            (convs, 0) => format!("`--conv-rank` takes {convs} of them"),
+            (convs, _) => format!("`--conv-rank` takes {convs} of them; {NEVER}"),
+        };
+        let tensors = if self.count == 1 { "tensor differs" } else { "tensors differ" };
+        Some(format!("{} {tensors} (most of all `{key}`, by {most:.4}); {why}", self.count))
     }
 }
 
@@ -217,19 +261,25 @@ impl Extract {
         pairs: &mut Vec<Pair>,
         rest: &mut Rest,
     ) -> Result<()> {
+        let with_conv = Self { conv_rank: Some(1), ..*self };
         for key in base.keys() {
             let Some(one) = base.look_at(key) else { continue };
             let other = tuned.root().get(key, one.shape())?;
             let name = key.strip_suffix(".weight");
-            match name.filter(|name| self.takes(network, name, one.shape())) {
-                Some(name) => pairs.push(Pair {
+            if let Some(name) = name.filter(|name| self.takes(network, name, one.shape())) {
+                pairs.push(Pair {
                     network,
                     name: name.to_owned(),
                     shape: one.shape().to_vec(),
                     base: one.clone(),
                     tuned: other,
-                }),
-                None => rest.add(network, key, one, &other),
+                });
+                continue;
+            }
+            let differs = rest.add(network, key, one, &other);
+            let takes = |name| with_conv.takes(network, name, one.shape());
+            if differs && name.is_some_and(takes) {
+                rest.by_conv_rank += 1;
             }
         }
         Ok(())

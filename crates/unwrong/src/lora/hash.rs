@@ -71,7 +71,7 @@ pub fn hashes(path: &Path) -> Result<Hashes> {
         Err(error) => return Err(error.into()),
     };
     let noted = |key: &str| file.as_ref().and_then(|file| file.metadata().get(key).cloned());
-    let tensors = file.as_ref().map(|_| tensor_hash(&bytes));
+    let tensors = file.as_ref().and_then(|_| tensors_of(&bytes)).map(tensor_hash);
     let sha256 = hex(&Sha256::digest(&*bytes));
     Ok(Hashes {
         bytes: bytes.len(),
@@ -95,14 +95,18 @@ pub(super) fn noted_hashes(
     let training = metadata.iter().filter(|(key, _)| key.starts_with("ss_"));
     let training = training.map(|(key, value)| (key.clone(), value.clone())).collect();
     let bytes = safetensors_bytes(tensors, &training);
-    [(MODEL_HASH.to_owned(), tensor_hash(&bytes)), (LEGACY_HASH.to_owned(), legacy_hash(&bytes))]
+    let tensors = tensors_of(&bytes).unwrap_or(&[]);
+    [(MODEL_HASH.to_owned(), tensor_hash(tensors)), (LEGACY_HASH.to_owned(), legacy_hash(&bytes))]
 }
 
-/// Of all that follows the header of a safetensors file.
-fn tensor_hash(bytes: &[u8]) -> String {
-    let length = bytes.first_chunk::<8>().map_or(0, |length| u64::from_le_bytes(*length));
-    let start = usize::try_from(length).ok().and_then(|length| length.checked_add(8));
-    let tensors = start.and_then(|start| bytes.get(start..)).unwrap_or(&[]);
+/// All that follows the header of a safetensors file; pickles have none.
+fn tensors_of(bytes: &[u8]) -> Option<&[u8]> {
+    let (length, rest) = bytes.split_first_chunk::<8>()?;
+    let length = usize::try_from(u64::from_le_bytes(*length)).ok()?;
+    if rest.starts_with(b"{") { rest.get(length..) } else { None }
+}
+
+fn tensor_hash(tensors: &[u8]) -> String {
     hex(&Sha256::digest(tensors))
 }
 
