@@ -27,6 +27,7 @@ pub(crate) use self::lora::{
     LoraInspectArgs, LoraMergeArgs, LoraResizeArgs, LoraScaleArgs, LoraWritingArgs,
 };
 pub(crate) use self::train::{CardArgs, TrainArgs};
+use crate::from::located;
 
 /// Pictures from prompts with SDXL, and what the wrong-LoRA does to them.
 #[derive(Debug, Parser)]
@@ -529,12 +530,8 @@ impl BenchArgs {
 impl ModelArgs {
     fn over(&self, mut request: GenerateRequest) -> GenerateRequest {
         overwrite!(request, self => model, refiner, vae, wrong_lora, lora_dir, embedding_dir;);
-        if !self.loras.is_empty() {
-            request.loras.clone_from(&self.loras);
-        }
-        if !self.embeddings.is_empty() {
-            request.embeddings.clone_from(&self.embeddings);
-        }
+        request.loras = located(&request.loras, &self.loras);
+        request.embeddings = located(&request.embeddings, &self.embeddings);
         if let Some(scale) = self.wrong {
             request.wrong = Some(scale.unwrap_or(1.0));
         }

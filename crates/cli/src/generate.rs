@@ -26,6 +26,9 @@ pub(crate) fn run(arguments: &GenerateArgs) -> Result<()> {
         Some(path) => prompts::read(path)?,
         None => vec![request.prompt.clone()],
     };
+    if let Some(source) = &source {
+        source.locate_in_prompts(&mut request, &prompts)?;
+    }
     let each = request.count.unwrap_or(1);
     let count = u32::try_from(prompts.len() as u64 * u64::from(each)).unwrap_or(u32::MAX);
     GenerateRequest { seed: None, count: Some(count), ..request.clone() }.check()?;

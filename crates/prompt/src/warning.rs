@@ -58,6 +58,13 @@ pub enum Warning {
         /// Why it could not be read.
         reason: &'static str,
     },
+    /// Something of which a part has no effect.
+    ReadInPart {
+        /// What was written.
+        found: String,
+        /// The parts.
+        parts: String,
+    },
     /// A schedule whose switch lies before the first step or after the last.
     NeverSwitches {
         /// What was written.
@@ -122,6 +129,7 @@ impl Warning {
             | Self::NotApplied { found }
             | Self::Unbalanced { found, .. }
             | Self::Unread { found, .. }
+            | Self::ReadInPart { found, .. }
             | Self::NeverSwitches { found, .. }
             | Self::WeightOfAll { found } => Some(found),
             Self::WeightLimited { .. } | Self::WeightNoNumber { .. } => None,
@@ -176,6 +184,9 @@ impl fmt::Display for Warning {
             }
             Self::Unbalanced { found, effect } => write!(formatter, "`{found}` {effect}"),
             Self::Unread { found, reason } => write!(formatter, "`{found}` stays text: {reason}"),
+            Self::ReadInPart { found, parts } => {
+                write!(formatter, "in `{found}` nothing is done with {parts}")
+            }
             Self::NeverSwitches { found, steps } => {
                 write!(formatter, "`{found}` does not switch between step 1 and step {steps}")
             }

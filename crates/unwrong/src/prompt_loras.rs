@@ -11,7 +11,7 @@ use crate::request::{Blocks, GenerateRequest};
 
 /// Folders within folders that are looked into.
 pub(crate) const MOST_DEPTH: usize = 8;
-/// Endings of files of tensors.
+/// Endings of files of tensors; of files with the same name the first of these is meant.
 const ENDINGS: [&str; 5] = ["safetensors", "bin", "ckpt", "pt", "pth"];
 /// Names that an error shows at most.
 const MOST_NAMES: usize = 8;
@@ -49,8 +49,14 @@ pub(crate) fn prompt_loras(request: &GenerateRequest) -> Result<Vec<PromptLora>>
     };
     let mut files = Vec::new();
     list(Path::new(folder), MOST_DEPTH, &mut files)?;
-    files.sort();
+    files.sort_by_cached_key(|path| (path.components().count(), ending(path), path.clone()));
     tags.iter().map(|tag| find(tag, folder, &files)).collect()
+}
+
+/// The place of a file's ending among those that are known.
+fn ending(path: &Path) -> Option<usize> {
+    let end = path.extension()?;
+    ENDINGS.iter().position(|known| end.eq_ignore_ascii_case(known))
 }
 
 fn find(tag: &LoraTag, folder: &str, files: &[PathBuf]) -> Result<PromptLora> {
@@ -78,6 +84,16 @@ fn find(tag: &LoraTag, folder: &str, files: &[PathBuf]) -> Result<PromptLora> {
         Some(blocks) => blocks.parse::<Blocks>()?.0,
         None => BlockWeights::default(),
     };
+    let mut numbers = blocks.numbers().chain([tag.unet_scale, tag.text_encoder_scale]);
+    if let Some(scale) = numbers.find(|scale| !(-100.0..=100.0).contains(scale)) {
+        return Err(Error::Request {
+            problem: format!(
+                "the prompt's `<lora:{}:…>` has a scale of {scale}, expected -100 to 100",
+                tag.name
+            ),
+            hint: None,
+        });
+    }
     let scales = Scales {
         unet: tag.unet_scale,
         text_encoder: tag.text_encoder_scale,
@@ -94,10 +110,7 @@ pub(crate) fn list(folder: &Path, depth: usize, files: &mut Vec<PathBuf>) -> Res
         let path = entry.map_err(failed)?.path();
         if path.is_dir() && depth > 0 {
             list(&path, depth - 1, files)?;
-        } else if path
-            .extension()
-            .is_some_and(|end| ENDINGS.iter().any(|known| end.eq_ignore_ascii_case(known)))
-        {
+        } else if ending(&path).is_some() {
             files.push(path);
         }
     }

@@ -204,4 +204,18 @@ fn a_lora_that_the_prompt_names_is_found_in_its_folder() {
     assert!(problem("a cat<lora:ink:1>", None).hint().unwrap().contains("--lora-dir"));
     let other = problem("a cat<lora:oil:1>", Some(folder.path()));
     assert!(other.to_string().contains("`oil`") && other.hint().unwrap().contains("`ink`"));
+    for tag in ["<lora:ink:1e9>", "<lora:ink:1:-101>", "<lora:ink:1:lbw=OUT=101>"] {
+        let large = problem(&format!("a cat{tag}"), Some(folder.path())).to_string();
+        assert!(large.contains("`<lora:ink:…>`") && large.contains("-100 to 100"), "{large}");
+    }
+
+    // A damaged file is never taken where another of its name comes first.
+    for name in ["style/ink.pt", "style/ink.bin"] {
+        fs::write(folder.path().join(name), "no tensors").unwrap();
+    }
+    fs::create_dir(folder.path().join("inner")).unwrap();
+    fs::create_dir(folder.path().join("inner/most")).unwrap();
+    fs::write(folder.path().join("inner/most/ink.safetensors"), "no tensors").unwrap();
+    let again = picture("a cat<lora:ink:0.8>", Some(folder.path())).unwrap();
+    assert!(again.pixels.rgb() == with.pixels.rgb());
 }

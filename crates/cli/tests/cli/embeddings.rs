@@ -43,7 +43,9 @@ fn a_word_of_a_picture_is_found_beside_it_or_asked_for() {
     let run = unwrong(folder.path(), &from);
     assert_eq!(run.code, Some(1), "{}", run.stderr);
     assert!(run.stderr.contains("textual inversion `ink.safetensors`"), "{}", run.stderr);
-    assert!(run.stderr.contains("hint: say where it is with `--embedding`"), "{}", run.stderr);
+    let hint = "hint: say where it is: `--embedding \"FOLDER/ink.safetensors\"`, or the folder: \
+                `--embedding-dir FOLDER`";
+    assert!(run.stderr.contains(hint), "{}", run.stderr);
 
     let bytes = |name: &str| fs::read(folder.path().join(name)).unwrap();
     let in_folder = [&from[..], &["--embedding-dir", "words"]].concat();
@@ -57,6 +59,26 @@ fn a_word_of_a_picture_is_found_beside_it_or_asked_for() {
     .unwrap();
     let run = unwrong(folder.path(), &[&from[..], &["--force"]].concat()).done();
     assert!(run.stderr.contains("warning: `ink.safetensors` is not the file"), "{}", run.stderr);
+}
+
+#[test]
+fn a_file_given_beside_a_picture_keeps_its_word_and_the_other_words() {
+    let folder = tempfile::tempdir().unwrap();
+    words(folder.path());
+    let mine = ["--embedding", "words/ink.safetensors:<mine>"];
+    let smear = ["--embedding", "words/smear.safetensors:blot"];
+    let first = ["a <mine> blot", "--seed", "1", "-o", "cats/cat.png"];
+    generate(folder.path(), &[&first[..], &mine, &smear].concat()).done();
+    fs::rename(
+        folder.path().join("words/smear.safetensors"),
+        folder.path().join("smear.safetensors"),
+    )
+    .unwrap();
+    let from = ["generate", "--from", "cats/cat.png", "-o", "again.png"];
+    let place = ["--embedding", "words/ink.safetensors"];
+    unwrong(folder.path(), &[&from[..], &place].concat()).done();
+    let bytes = |name: &str| fs::read(folder.path().join(name)).unwrap();
+    assert!(bytes("cats/cat.png") == bytes("again.png"), "the bytes differ");
 }
 
 #[test]

@@ -99,12 +99,72 @@ fn a_lora_of_a_picture_is_found_beside_it_or_asked_for() {
     let run = unwrong(folder.path(), &from);
     assert_eq!(run.code, Some(1), "{}", run.stderr);
     assert!(run.stderr.contains("`style.safetensors`"), "{}", run.stderr);
-    assert!(run.stderr.contains("hint: say where it is with `--lora`"), "{}", run.stderr);
+    let hint = "hint: say where it is: `--lora \"FOLDER/style.safetensors\"`";
+    assert!(run.stderr.contains(hint), "{}", run.stderr);
 
     fs::copy(&lora, folder.path().join("cats/style.safetensors")).unwrap();
     unwrong(folder.path(), &from).done();
     let bytes = |name: &str| fs::read(folder.path().join(name)).unwrap();
     assert!(bytes("cats/cat.png") == bytes("again.png"), "the bytes differ");
+}
+
+#[test]
+fn a_lora_given_beside_a_picture_keeps_its_scales_and_the_other_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let lora = Path::new(env!("CARGO_MANIFEST_DIR")).join("../demo/model/wrong-lora.safetensors");
+    fs::create_dir(folder.path().join("lo")).unwrap();
+    for name in ["lo/my ink.v1.safetensors", "lo/light.safetensors"] {
+        fs::copy(&lora, folder.path().join(name)).unwrap();
+    }
+    let (ink, light) = ("lo/my ink.v1.safetensors", "lo/light.safetensors");
+    let (ink_at, light_at) = (format!("{ink}:-0.5:blocks=IN=0"), format!("{light}:0.3"));
+    let loras = ["--lora", &ink_at, "--lora", &light_at];
+    let first = ["a cat", "--seed", "1", "-o", "cats/cat.png"];
+    generate(folder.path(), &[&first[..], &loras].concat()).done();
+
+    let from = |given: &[&str]| {
+        let line = ["generate", "--from", "cats/cat.png", "-o", "again.png", "--force"];
+        unwrong(folder.path(), &[&line[..], given].concat())
+    };
+    let bytes = |name: &str| fs::read(folder.path().join(name)).unwrap();
+    from(&["--lora", light, "--lora", ink]).done();
+    assert!(bytes("cats/cat.png") == bytes("again.png"), "the bytes differ");
+
+    // The one that is not given is still looked for.
+    let run = from(&["--lora", ink]);
+    assert_eq!(run.code, Some(1), "{}", run.stderr);
+    assert!(run.stderr.contains("made with the LoRA `light.safetensors`"), "{}", run.stderr);
+
+    fs::copy(&lora, folder.path().join("other.safetensors")).unwrap();
+    let run = from(&["--lora", "other.safetensors"]).done();
+    let warning = "`my ink.v1.safetensors`, `light.safetensors`, are replaced by those given";
+    assert!(run.stderr.contains(warning), "{}", run.stderr);
+}
+
+#[test]
+fn a_lora_that_the_prompt_of_a_picture_names_is_found_beside_it_or_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let lora = Path::new(env!("CARGO_MANIFEST_DIR")).join("../demo/model/wrong-lora.safetensors");
+    fs::create_dir(folder.path().join("lo")).unwrap();
+    fs::copy(&lora, folder.path().join("lo/ink.safetensors")).unwrap();
+    let first = ["a cat<lora:ink:0.5>", "--syntax", "a1111", "--seed", "1", "-o", "cats/cat.png"];
+    generate(folder.path(), &[&first[..], &["--lora-dir", "lo"]].concat()).done();
+
+    let from = ["generate", "--from", "cats/cat.png", "-o", "again.png", "--force"];
+    let run = unwrong(folder.path(), &from);
+    assert_eq!(run.code, Some(1), "{}", run.stderr);
+    assert!(run.stderr.contains("`ink.safetensors` of its prompt"), "{}", run.stderr);
+    assert!(run.stderr.contains("`--lora-dir FOLDER`"), "{}", run.stderr);
+    // Another prompt asks for nothing.
+    unwrong(folder.path(), &[&from[..], &["a dog"]].concat()).done();
+
+    let bytes = |name: &str| fs::read(folder.path().join(name)).unwrap();
+    for place in ["cats/ink.safetensors", "ink.safetensors"] {
+        fs::copy(&lora, folder.path().join(place)).unwrap();
+        unwrong(folder.path(), &from).done();
+        assert!(bytes("cats/cat.png") == bytes("again.png"), "{place}: the bytes differ");
+        fs::remove_file(folder.path().join(place)).unwrap();
+    }
 }
 
 #[test]

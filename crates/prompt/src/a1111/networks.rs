@@ -45,7 +45,13 @@ pub(crate) fn take_out(text: &str) -> (String, Vec<LoraTag>, Vec<Warning>) {
         };
         rest.push_str(&text[from..start]);
         match read(kind, &text[arguments..end]) {
-            Ok(lora) => loras.push(lora),
+            Ok((lora, unread)) => {
+                loras.push(lora);
+                if let Some(parts) = unread.filter(|_| warnings.len() < MOST_WARNINGS) {
+                    warnings
+                        .push(Warning::ReadInPart { found: excerpt(&text[start..=end]), parts });
+                }
+            }
             Err(reason) if warnings.len() < MOST_WARNINGS => {
                 warnings.push(Warning::LeftOut { found: excerpt(&text[start..=end]), reason });
             }
@@ -66,17 +72,19 @@ fn next_end(text: &str, from: usize, last: Option<usize>) -> Option<usize> {
     }
 }
 
-fn read(kind: &str, arguments: &str) -> Result<LoraTag, &'static str> {
+/// The LoRA, and what of it is not read.
+fn read(kind: &str, arguments: &str) -> Result<(LoraTag, Option<String>), &'static str> {
     if !matches!(kind, "lora" | "lyco") {
         return Err("this kind of network is not supported");
     }
     let (mut positional, mut te, mut unet, mut blocks) = (Vec::new(), None, None, None);
+    let mut unread = Vec::new();
     for argument in arguments.split(':') {
         match argument.split_once('=') {
             Some(("te", scale)) if !scale.contains('=') => te = Some(scale),
             Some(("unet", scale)) if !scale.contains('=') => unet = Some(scale),
             Some(("lbw", weights)) => blocks = Some(weights.to_owned()),
-            Some((_, value)) if !value.contains('=') => {}
+            Some((_, value)) if !value.contains('=') => unread.push(argument),
             _ => positional.push(argument),
         }
     }
@@ -95,7 +103,11 @@ fn read(kind: &str, arguments: &str) -> Result<LoraTag, &'static str> {
         }
     }
     let [text_encoder_scale, unet_scale] = scales;
-    Ok(LoraTag { name: (*name).to_owned(), text_encoder_scale, unet_scale, blocks })
+    unread.extend(positional.iter().skip(3));
+    let unread = unread.iter().map(|part| format!("`{}`", excerpt(part)));
+    let unread: Vec<String> = unread.take(MOST_WARNINGS).collect();
+    let unread = (!unread.is_empty()).then(|| unread.join(", "));
+    Ok((LoraTag { name: (*name).to_owned(), text_encoder_scale, unet_scale, blocks }, unread))
 }
 
 #[cfg(test)]
@@ -117,10 +129,24 @@ mod tests {
             ("<lora:a:0.3:te=0.5:unet=-1>", lora("a", 0.5, -1.0)),
             ("<lora:a:0.3:0.4:te=0.5>", lora("a", 0.5, 0.4)),
             ("<lora:te=2:a>", lora("a", 2.0, 2.0)),
-            ("<lyco:a:1:0:dyn=4>", lora("a", 1.0, 0.0)),
+            ("<lyco:a:1:0>", lora("a", 1.0, 0.0)),
         ] {
             let (rest, loras, warnings) = take_out(&format!("x {text}y"));
             assert_eq!((rest.as_str(), loras, warnings), ("x y", vec![expected], vec![]), "{text}");
+        }
+    }
+
+    #[test]
+    fn parts_of_a_lora_that_are_not_read_are_named() {
+        for (text, part) in [
+            ("<lora:a:1:0:dyn=4>", "`dyn=4`"),
+            ("<lora:a:foo=1:0.5:start=0.5>", "`foo=1`, `start=0.5`"),
+            ("<lora:a:1:2:3>", "`3`"),
+        ] {
+            let (_, loras, warnings) = take_out(text);
+            assert_eq!((loras.len(), warnings.len()), (1, 1), "{text}");
+            let warning = warnings[0].to_string();
+            assert!(warning.contains(text) && warning.contains(part), "{warning}");
         }
     }
 
