@@ -123,8 +123,9 @@ proptest! {
         each_isa(|| {
             let (image, found_shape) = conv2d(&x, shape, &conv, &epilogue);
             assert_eq!(found_shape, output_shape);
-            // Winograd's transforms add and subtract numbers that are larger than the result.
-            close(&image, &expected, 8 * inputs);
+            // Winograd's transforms add and subtract numbers that are larger than the result, most
+            // for doubled images; without fused products each is rounded once more.
+            close(&image, &expected, 16 * inputs + 100);
         });
     }
 
