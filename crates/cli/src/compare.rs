@@ -42,24 +42,17 @@ pub(crate) fn run(arguments: &CompareArgs) -> Result<()> {
     let mut destination = Destination::new(arguments.output.as_deref(), pairs, writing.force)?;
     destination.format()?.check(writing.quality.unwrap_or_default())?;
     let parts: Vec<[PathBuf; 2]> = part_names(arguments, prompts.len())?;
-    let templates: Vec<(GenerateRequest, Templates)> = prompts
-        .into_iter()
-        .map(|prompt| {
-            let request = GenerateRequest { prompt, ..request.clone() };
-            let template = Templates::read(&request, &arguments.dynamic)?;
-            Ok((request, template))
-        })
-        .collect::<Result<_>>()?;
+    let templates = Templates::read_each(&prompts, &request, &arguments.dynamic)?;
 
     interrupt::listen()?;
     let session = Session::open(&request, &arguments.models, writing)?;
     settle_seed(&mut request)?;
-    let draw = |(of_prompt, template): (GenerateRequest, Templates)| -> Result<_> {
-        let drawn = template.draw(GenerateRequest { seed: request.seed, ..of_prompt })?;
+    let draw = |(prompt, template): (String, Templates)| -> Result<_> {
+        let drawn = template.draw(GenerateRequest { prompt, ..request.clone() })?;
         Ok(compare_requests(&drawn, session.pipeline.defaults()))
     };
     let pairs: Vec<[GenerateRequest; 2]> =
-        templates.into_iter().map(draw).collect::<Result<_>>()?;
+        prompts.into_iter().zip(templates).map(draw).collect::<Result<_>>()?;
     if pairs.len() > 1 {
         // What the last of them would be refused for is said before the first is drawn.
         session.pipeline.check(pairs.as_flattened(), &mut Silent)?;

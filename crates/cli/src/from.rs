@@ -8,7 +8,7 @@ use anyhow::Result;
 use unwrong::GenerateRequest;
 use unwrong::generate::Generation;
 use unwrong::picture::{EmbeddedLora, EmbeddedRequest, EmbeddedWord, ModelId, read_metadata};
-use unwrong::request::{Syntax, WRONG};
+use unwrong::request::WRONG;
 use unwrong_prompt::{LoraTag, Script};
 
 use crate::args::ModelArgs;
@@ -86,7 +86,7 @@ impl Source {
         prompts: &[String],
     ) -> Result<()> {
         let syntax = request.syntax.unwrap_or_default();
-        if request.lora_dir.is_some() || !matches!(syntax, Syntax::A1111 | Syntax::A1111Original) {
+        if request.lora_dir.is_some() || !syntax.is_a1111() {
             return Ok(());
         }
         let texts = prompts.iter().chain(&request.prompt_2);

@@ -32,13 +32,7 @@ pub(crate) fn run(arguments: &GenerateArgs) -> Result<()> {
     let each = request.count.unwrap_or(1);
     let count = u32::try_from(prompts.len() as u64 * u64::from(each)).unwrap_or(u32::MAX);
     GenerateRequest { seed: None, count: Some(count), ..request.clone() }.check()?;
-    let templates: Vec<Templates> = prompts
-        .iter()
-        .map(|prompt| {
-            let request = GenerateRequest { prompt: prompt.clone(), ..request.clone() };
-            Templates::read(&request, &arguments.dynamic)
-        })
-        .collect::<Result<_>>()?;
+    let templates = Templates::read_each(&prompts, &request, &arguments.dynamic)?;
     let mut destination = Destination::new(arguments.output.as_deref(), count, writing.force)?;
     destination.format()?.check(writing.quality.unwrap_or_default())?;
 

@@ -38,6 +38,19 @@ impl Templates {
         })
     }
 
+    /// Reads the lists of each of several prompts that share the rest of a request.
+    pub(crate) fn read_each(
+        prompts: &[String],
+        request: &GenerateRequest,
+        arguments: &DynamicArgs,
+    ) -> Result<Vec<Self>> {
+        let read = |prompt: &String| {
+            let request = GenerateRequest { prompt: prompt.clone(), ..request.clone() };
+            Self::read(&request, arguments)
+        };
+        prompts.iter().map(read).collect()
+    }
+
     /// The request with what its seed draws, which is what a picture carries.
     pub(crate) fn draw(&self, request: GenerateRequest) -> Result<GenerateRequest> {
         let seed = request.seed.unwrap_or_default();

@@ -64,7 +64,7 @@ pub fn convert(path: &Path, dialect: Dialect, dtype: Option<Dtype>) -> Result<Co
     Ok(Converted {
         is_f32: layers.iter().all(is_f32),
         layers: written.layers(),
-        ignored: [file.ignored(), &file.unknown()].concat(),
+        ignored: file.left_out(),
         has_peft_config: written.has_peft_config(),
         bytes,
     })

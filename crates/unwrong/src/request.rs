@@ -332,7 +332,8 @@ impl fmt::Display for Size {
 
 impl Syntax {
     /// Whether it is A1111's, whatever its weights do.
-    pub(crate) fn is_a1111(self) -> bool {
+    #[must_use]
+    pub fn is_a1111(self) -> bool {
         matches!(self, Self::A1111 | Self::A1111Original)
     }
 }

@@ -135,6 +135,12 @@ impl LoraFile {
         }
     }
 
+    /// Keys of all tensors that [`to_layers`](Self::to_layers) leaves out, each with the reason.
+    #[must_use]
+    pub fn left_out(&self) -> Vec<String> {
+        [self.ignored(), &self.unknown()].concat()
+    }
+
     /// Keys of tensors that are for layers which no SDXL has, each with the reason.
     #[must_use]
     pub fn unknown(&self) -> Vec<String> {

@@ -23,7 +23,7 @@ fn times(x: &[f32], rows: usize, weight: &FrozenWeight) -> Vec<f32> {
 }
 
 /// Columns as rows.
-pub(super) fn transposed(values: &[f32], columns: usize) -> Vec<f32> {
+pub(crate) fn transposed(values: &[f32], columns: usize) -> Vec<f32> {
     let rows = values.len() / columns.max(1);
     let mut turned = Vec::with_capacity(values.len());
     for column in 0..columns {

@@ -33,6 +33,7 @@ pub use dialect::Dialect;
 pub use file::LoraFile;
 pub use keys::Network;
 pub use layer::LoraLayer;
+pub(crate) use matrix::transposed;
 pub use targets::Targets;
 pub use tools::{Checkpoint, CheckpointFile, RawTensor};
 pub use trained::{Branch, BranchGradients, ByLayer, Dropout, Gradients, Trained};

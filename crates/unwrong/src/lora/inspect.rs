@@ -114,7 +114,7 @@ pub fn inspect(path: &Path) -> Result<LoraReport> {
         alphas: count_alphas(layers.iter().filter_map(|layer| layer.change.alpha())),
         modules: modules(&layers),
         norms: norms(&layers),
-        ignored: [file.ignored(), &file.unknown()].concat(),
+        ignored: file.left_out(),
         title: ["modelspec.title", "ss_output_name"]
             .into_iter()
             .find_map(|key| file.metadata().get(key).cloned()),

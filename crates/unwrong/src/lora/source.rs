@@ -69,8 +69,7 @@ impl Source {
 
     /// Says which tensors of the file belong to no layer.
     pub(super) fn left_out(&self) -> impl Iterator<Item = String> {
-        let all = [self.file.ignored(), &self.file.unknown()].concat();
-        all.into_iter().map(|ignored| format!("left out: {ignored}"))
+        self.file.left_out().into_iter().map(|ignored| format!("left out: {ignored}"))
     }
 
     /// Writes layers made of this one's.

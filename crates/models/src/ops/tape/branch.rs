@@ -7,7 +7,7 @@ use unwrong_kernels as kernels;
 
 use super::{Flow, with_values};
 use crate::error::Result;
-use crate::lora::{Branch, BranchGradients, Network};
+use crate::lora::{Branch, BranchGradients, Network, transposed};
 use crate::ops::branch::mask;
 
 /// What is trained of a layer.
@@ -112,9 +112,4 @@ impl Thin<'_> {
         let rows = hidden.len() / self.up.cols();
         transposed(&kernels::outer_sum(hidden, dy, rows), self.up.rows())
     }
-}
-
-/// Columns of a matrix with `width` of them, one after the other.
-fn transposed(matrix: &[f32], width: usize) -> Vec<f32> {
-    (0..width).flat_map(|column| matrix.iter().skip(column).step_by(width).copied()).collect()
 }
